@@ -1,0 +1,202 @@
+"""Engine: one generative model, its training and its pictures.
+
+A new family is one file with one subclass: knobs, `start`, `step`, `sample`, and of
+`log_prob`, `score`, `path`, `encode` whatever the model truly has. The tab, the controls,
+the address, the checkpoint and the contract tests come by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from engines.data.base import Dataset, Pool
+from engines.knobs import BadInput, Knobbed
+from engines.marks import Metric, Panel
+
+ENGINES: dict[str, type[Engine]] = {}
+
+
+class Engine(Knobbed):
+    """One model under training on one pool of data.
+
+    Its knobs are attributes. It owns two generators: `rng` for training (first weights
+    included) and `view_rng` for looking, so that looking never changes training.
+
+    Whatever is kept between steps is an attribute holding a Module, Optimizer, Tensor,
+    Generator or plain number: checkpoints collect those by themselves. Names that begin
+    with an underscore are caches and are not kept.
+    """
+
+    name: ClassVar[str] = ""
+    family: ClassVar[str] = ""  # the tab's name
+    place: ClassVar[float] = 100.0  # order of tabs
+    title: ClassVar[str] = ""
+    tagline: ClassVar[str] = ""  # one sentence of what it is
+    objective: ClassVar[str] = ""  # the equation; _{…} and ^{…} are set as sub- and superscript
+    look_for: ClassVar[str] = ""  # what to look for, one or two sentences
+    paper: ClassVar[str] = ""  # author, year, title
+    # labels of knob changes worth running in lockstep beside the present ones
+    compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # what log_prob is: "exact", "bound", or None for models without a density
+    density: ClassVar[Literal["exact", "bound"] | None] = None
+    # whether the first loss is a cross-entropy in nats, comparable to the data's entropy
+    loss_is_nll: ClassVar[bool] = False
+    loss_label: ClassVar[str] = "loss"
+    # what to try when the run diverges
+    if_diverged: ClassVar[str] = "Try a smaller learning rate."
+
+    pool: Pool
+    step_count: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls) and cls.name:
+            ENGINES[cls.name] = cls
+
+    def __init__(
+        self, knobs: Mapping[str, Any] | None = None, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        for key, value in self.complete(knobs).items():
+            setattr(self, key, value)
+        self.device = torch.device(device)
+        self.seed = seed
+        self.step_count = 0
+        self.rng = torch.Generator(self.device).manual_seed(2_000_003 * (seed + 1))
+        self.view_rng = torch.Generator(self.device).manual_seed(3_000_017 * (seed + 1))
+
+    # ------------------------------------------------------------ to be implemented
+
+    @classmethod
+    def accepts(cls, dataset: Dataset) -> str | None:
+        """None, or the reason why this model cannot be trained on the dataset."""
+        return None
+
+    def start(self, pool: Pool) -> None:
+        """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""
+        self.pool = pool
+        self.dim = pool.dim
+        self._mean, self._std = pool.mean.to(self.device), pool.std.to(self.device)
+
+    def step(self) -> dict[str, Tensor]:
+        """One training step. Returns detached 0-d losses; never .item(), .cpu(), .numpy()."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n samples (n, dim) in data units, from `generator` or else the viewing generator."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Normalised log-density in nats and data units, (N, dim) → (N,)."""
+        raise NotImplementedError(f"{self.name} has no density.")
+
+    def panels(self) -> list[Panel]:
+        """The pictures that are special to the model; the shared ones come from pictures.py."""
+        return []
+
+    def metrics(self) -> list[Metric]:
+        """Cheap numbers that are special to the model, worked out at every frame."""
+        return []
+
+    def changed(self, name: str) -> None:
+        """Called after a live or view knob was set."""
+
+    # ------------------------------------------------------------ shared by all
+
+    @property
+    def has_density(self) -> bool:
+        return type(self).log_prob is not Engine.log_prob
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Data units → zero mean and unit variance per column."""
+        return (x - self._mean) / self._std
+
+    def unstandardise(self, z: Tensor) -> Tensor:
+        return z * self._std + self._mean
+
+    @property
+    def log_std(self) -> Tensor:
+        """Σ log σ: subtract it from a log-density of standardised data (the Jacobian)."""
+        return self._std.log().sum()
+
+    def randn(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normals; from the viewing generator unless another one is given."""
+        return torch.randn(*shape, generator=generator or self.view_rng, device=self.device)
+
+    @contextlib.contextmanager
+    def still(self, stream: int = 0) -> Iterator[None]:
+        """Within it the viewing generator restarts at one fixed place.
+
+        So successive frames share their latents and samples glide instead of flickering;
+        afterwards the generator stands where it stood.
+        """
+        state = self.view_rng.get_state()
+        self.view_rng.manual_seed(4_000_037 * (self.seed + 1) + stream)
+        try:
+            yield
+        finally:
+            self.view_rng.set_state(state)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that training depends on: tensors by name, and plain numbers."""
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, Any] = {}
+        for key, value in vars(self).items():
+            if key.startswith("_") or key in self.knobs or key in ("pool", "device"):
+                continue
+            if isinstance(value, nn.Module):
+                for part, tensor in value.state_dict().items():
+                    tensors[f"{key}.{part}"] = tensor
+            elif isinstance(value, torch.optim.Optimizer):
+                for index, slots in value.state_dict()["state"].items():
+                    for slot, tensor in slots.items():
+                        tensors[f"{key}/{index}/{slot}"] = tensor
+            elif isinstance(value, torch.Generator):
+                tensors[key] = value.get_state()
+            elif isinstance(value, Tensor):
+                tensors[key] = value
+            elif isinstance(value, (int, float, str)):
+                plain[key] = value
+        # clones: weights go on changing, and shared memory cannot be written twice
+        return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, plain
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Take over what `state` returned; the engine has been started on the same pool."""
+        for key, value in list(vars(self).items()):
+            if key.startswith("_") or key in self.knobs or key in ("pool", "device"):
+                continue
+            if isinstance(value, nn.Module):
+                own = {k[len(key) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{key}.")}
+                value.load_state_dict(own)
+            elif isinstance(value, torch.optim.Optimizer):
+                state: dict[int, dict[str, Tensor]] = {}
+                for name, tensor in tensors.items():
+                    if name.startswith(f"{key}/"):
+                        _, index, slot = name.split("/")
+                        state.setdefault(int(index), {})[slot] = tensor
+                value.load_state_dict(
+                    {"state": state, "param_groups": value.state_dict()["param_groups"]}
+                )
+            elif isinstance(value, torch.Generator):
+                value.set_state(tensors[key])
+            elif isinstance(value, Tensor):
+                if value.shape != tensors[key].shape:
+                    raise BadInput("This checkpoint belongs to another experiment.")
+                with torch.no_grad():
+                    value.copy_(tensors[key])
+            elif isinstance(value, (int, float, str)):
+                setattr(self, key, type(value)(plain[key]))
+
+
+def families() -> dict[str, list[str]]:
+    """Tabs in their order: family → names of its engines."""
+    out: dict[str, list[str]] = {}
+    for name, engine in sorted(ENGINES.items(), key=lambda item: item[1].place):
+        out.setdefault(engine.family, []).append(name)
+    return out

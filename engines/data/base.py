@@ -1,0 +1,187 @@
+"""Dataset, a named source of data, and Pool, the rows of it that one run trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.knobs import BadInput, Knobbed, shown
+from engines.marks import Box
+
+DATASETS: dict[str, type[Dataset]] = {}
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """K separate modes: centres (K, 2), standard deviations (K,), weights (K,) that sum to 1."""
+
+    centres: Tensor
+    sigma: Tensor
+    weights: Tensor
+
+
+class Dataset(Knobbed):
+    """A named source; its options are declared with `knob()` and become attributes.
+
+    Subclasses set `name` and implement `sample`; a plane with an exact density implements
+    `log_prob` too. A subclass with a name registers itself in DATASETS.
+    """
+
+    name: ClassVar[str] = ""
+    about: ClassVar[str] = ""  # one sentence, the thumbnail's tooltip
+    source: ClassVar[str] = ""  # where the parameterisation comes from
+    place: ClassVar[float] = 100.0  # order on the page
+    kind: ClassVar[Literal["plane", "images", "line", "sequence"]] = "plane"
+    shape: ClassVar[tuple[int, ...]] = (2,)
+    classes: ClassVar[int] = 0
+    extent: Box = (-4.0, 4.0, -4.0, 4.0)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls) and cls.name:
+            DATASETS[cls.name] = cls
+
+    def __init__(self, **options: Any) -> None:
+        self.options = self.complete(options)
+        for key, value in self.options.items():
+            setattr(self, key, value)
+
+    @property
+    def dim(self) -> int:
+        """Numbers per row once flattened."""
+        return int(np.prod(self.shape))
+
+    @property
+    def has_density(self) -> bool:
+        return type(self).log_prob is not Dataset.log_prob
+
+    def sample(self, n: int, generator: torch.Generator, split: Split = "train") -> Tensor:
+        """n independent rows (n, dim) in data units, float32, on the generator's device."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact log-density in nats, (N, dim) → (N,); −∞ outside the support."""
+        raise NotImplementedError(f"{self.name} has no exact density.")
+
+    @property
+    def entropy(self) -> float | None:
+        """Differential entropy −∫ p log p in nats, where it is exact."""
+        return None
+
+    @property
+    def modes(self) -> Modes | None:
+        return None
+
+    def noised(self, a: float, sigma: float) -> Any:
+        """Exact density and score of a·x + σε, ε ~ N(0, I): has `log_prob` and `score`."""
+        raise NotImplementedError(f"{self.name} has no exact noised density.")
+
+    def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
+        """Draw a run's training, validation and test rows; the same for the same seed."""
+
+        def rows(n: int, split: Split, stream: int) -> Tensor:
+            # 4 streams a seed: the engine's own generators use other multiples
+            rng = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream)
+            return self.sample(n, rng, split).to(device)
+
+        return Pool(self, rows(100_000, "train", 0), rows(2_000, "val", 1), rows(10_000, "test", 2))
+
+
+class Pool:
+    """The rows that one run trains on, in data units, on the run's device.
+
+    Attributes:
+        train, val, test: (N, dim) float32. test is what metrics are computed on.
+        labels: (N,) int64 classes of the training rows, or None.
+        mean, std: (dim,) of the training rows: engines may standardise with them, and
+            count the Jacobian, since samples and log-densities are in data units.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        train: Tensor,
+        val: Tensor,
+        test: Tensor,
+        labels: Tensor | None = None,
+        dequantise: bool = False,
+        std: Tensor | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.train, self.val, self.test, self.labels = train, val, test, labels
+        self.dequantise = dequantise
+        self.mean = train.mean(0) + (0.5 if dequantise else 0.0)
+        self.std = train.std(0).clamp_min(1e-6) if std is None else std
+
+    @property
+    def dim(self) -> int:
+        return self.train.shape[1]
+
+    def rows(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """Training rows by index; integers get fresh uniform noise (dequantisation)."""
+        x = self.train[index]
+        if self.dequantise:
+            x = x + torch.rand(x.shape, generator=rng, device=x.device)
+        return x
+
+    def batch(self, n: int, rng: torch.Generator) -> Tensor:
+        """n training rows drawn with replacement by the engine's own generator."""
+        index = torch.randint(len(self.train), (n,), generator=rng, device=self.train.device)
+        return self.rows(index, rng)
+
+
+class PointsDataset(Dataset):
+    """Anybody's (N, 2) points. It has no exact density; splits are 80 / 10 / 10 %."""
+
+    about = "Points of your own."
+    MAX_POINTS = 100_000
+
+    def __init__(self, points: Any) -> None:
+        super().__init__()
+        try:
+            xy = np.asarray(points, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"Points must be an (N, 2) array of numbers; got {shown(points)}."
+            ) from error
+        if xy.ndim != 2 or xy.shape[1] != 2:
+            raise BadInput(f"Points must be an (N, 2) array; got shape {xy.shape}.")
+        if not 20 <= len(xy) <= self.MAX_POINTS:
+            raise BadInput(
+                f"Between 20 and {self.MAX_POINTS:,} points are needed; got {len(xy):,}."
+            )
+        if not (np.isfinite(xy).all() and np.abs(xy).max() < 1e6):
+            raise BadInput("Points must be finite numbers below a million in size.")
+        if (xy.std(0) < 1e-9).any():
+            raise BadInput("All points lie on one vertical or horizontal line or spot.")
+        self.xy = np.ascontiguousarray(xy, dtype=np.float32)
+        centre = (self.xy.min(0) + self.xy.max(0)) / 2
+        half = float(max(np.ptp(self.xy, axis=0).max() * 0.6, 1e-3))
+        self.extent = (
+            float(centre[0] - half), float(centre[0] + half),
+            float(centre[1] - half), float(centre[1] + half),
+        )  # fmt: skip
+
+    def _split(self, split: Split) -> np.ndarray:
+        order = np.random.default_rng(0).permutation(len(self.xy))
+        a, b = int(0.8 * len(order)), int(0.9 * len(order))
+        return self.xy[{"train": order[:a], "val": order[a:b], "test": order[b:]}[split]]
+
+    def sample(self, n: int, generator: torch.Generator, split: Split = "train") -> Tensor:
+        rows = torch.from_numpy(self._split(split)).to(generator.device)
+        index = torch.randint(len(rows), (n,), generator=generator, device=generator.device)
+        return rows[index]
+
+    def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
+        parts = [torch.from_numpy(self._split(s)).to(device) for s in ("train", "val", "test")]
+        return Pool(self, *parts)
+
+
+DensityFunction = Callable[[Tensor], Tensor]

@@ -1,0 +1,284 @@
+"""The small closed alphabet that every picture is spelled in.
+
+A Panel has a title, axes and marks; a mark is a dataclass of numpy arrays. Engines say
+*what* to show; only the view (app/view.py, assets/live.js) knows how one is drawn.
+
+Roles carry the colour, and one colour means one thing on every tab:
+data, model, density, generator, discriminator, score, noise, lost, truth, plain.
+
+A mark with keyframes has a leading time axis in `xy` and `keys`, the (T,) values of the
+panel's slider at which the frames stand; the browser interpolates between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Role = Literal[
+    "data",
+    "model",
+    "density",
+    "generator",
+    "discriminator",
+    "score",
+    "noise",
+    "lost",
+    "truth",
+    "plain",
+]
+Box = tuple[float, float, float, float]  # x0, x1, y0, y1
+
+
+class Mark:
+    """Base of all marks. `static` arrays never change within a run and are sent once."""
+
+    static: bool = False
+
+
+@dataclass
+class Heat(Mark):
+    """A field on a grid. `values[row, column]`: **cell averages**, row 0 at the bottom.
+
+    scale 'sequential' runs from lo to hi (colour grows with value**gamma), 'diverging' is
+    centred on zero and runs from -hi to hi. NaN is drawn as nothing.
+    """
+
+    values: np.ndarray
+    box: Box
+    role: Role = "density"
+    scale: Literal["sequential", "diverging"] = "sequential"
+    lo: float = 0.0
+    hi: float | None = None
+    gamma: float = 0.5
+    label: str = "density"
+    unit: str = ""
+    static: bool = False
+
+
+@dataclass
+class Points(Mark):
+    """(N, 2) or keyframed (T, N, 2). `group` colours by class; `alpha` in [0, 1] per point."""
+
+    xy: np.ndarray
+    role: Role = "model"
+    size: float = 2.0
+    group: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+    keys: np.ndarray | None = None
+    opacity: float = 0.8
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Paths(Mark):
+    """(P, L, 2): P polylines of L vertices; `tail` fades them towards their beginning."""
+
+    xy: np.ndarray
+    role: Role = "model"
+    width: float = 1.0
+    tail: bool = False
+    opacity: float = 0.6
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Arrows(Mark):
+    """(N, 2) feet and (N, 2) vectors in data units, as they are to be drawn."""
+
+    xy: np.ndarray
+    vectors: np.ndarray
+    role: Role = "score"
+    opacity: float = 0.9
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Mesh(Mark):
+    """A warped grid: (R, C, 2) vertices or keyframed (T, R, C, 2).
+
+    `fade` lets the opacity of a cell fall as its area grows against the median cell.
+    """
+
+    xy: np.ndarray
+    role: Role = "plain"
+    fade: bool = True
+    keys: np.ndarray | None = None
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Ellipses(Mark):
+    """K Gaussians drawn at 1 and 2 standard deviations: mean (K, 2), cov (K, 2, 2)."""
+
+    mean: np.ndarray
+    cov: np.ndarray
+    weight: np.ndarray | None = None
+    role: Role = "model"
+    grouped: bool = False
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Surface(Mark):
+    """z[row, column] over a box, drawn in three dimensions."""
+
+    values: np.ndarray
+    box: Box
+    label: str = ""
+    unit: str = ""
+    static: bool = False
+
+
+@dataclass
+class Images(Mark):
+    """(N, H, W) in [0, 1], drawn as a sheet of `columns` columns; `tags` (N,) short texts."""
+
+    pixels: np.ndarray
+    columns: int = 10
+    tags: Sequence[str] | None = None
+    label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Curve:
+    """One line of a Curves mark: x (N,), y (N,); `ghost` is the previous run's."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    role: Role = "model"
+    dash: bool = False
+    ghost: bool = False
+
+
+@dataclass
+class Curves(Mark):
+    """Lines over a common axis; `levels` are dashed horizontals: (name, value)."""
+
+    lines: Sequence[Curve]
+    levels: Sequence[tuple[str, float]] = ()
+    x_label: str = "step"
+    y_label: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    fill: bool = False
+    static: bool = False
+
+
+@dataclass
+class Bars(Mark):
+    """Named bars; `truth` draws the value each should have."""
+
+    names: Sequence[str]
+    values: np.ndarray
+    truth: np.ndarray | None = None
+    role: Role = "model"
+    y_label: str = ""
+    static: bool = False
+
+
+@dataclass
+class Text(Mark):
+    """Tokens in reading order, each coloured by its value in [0, 1] where given."""
+
+    tokens: Sequence[str]
+    values: np.ndarray | None = None
+    static: bool = False
+
+
+@dataclass
+class Handles(Mark):
+    """Draggable points: dragging number i to (x, y) sends `action` with x, y, index."""
+
+    xy: np.ndarray
+    action: str
+    names: Sequence[str] = ()
+    role: Role = "plain"
+    static: bool = False
+
+
+@dataclass
+class Slider:
+    """A slider under a panel that lives in the browser and runs through keyframes."""
+
+    label: str
+    low: float
+    high: float
+    value: float
+    ends: tuple[str, str] = ("", "")
+
+
+@dataclass
+class Panel:
+    """One picture.
+
+    `marks` may be a function, called when the panel is due: at most `hz` times a second
+    while streaming, always when a single frame is asked for. `box` gives equal axes over
+    the same extent as its neighbours; None leaves the axes to the marks.
+    """
+
+    id: str
+    title: str
+    marks: Sequence[Mark] | Callable[[], Sequence[Mark]]
+    subtitle: str = ""
+    box: Box | None = None
+    size: Literal["large", "small", "wide"] = "small"
+    slider: Slider | None = None
+    estimate: bool = False
+    hz: float = 30.0
+    lane: int = 0
+    help: str = ""
+
+    def drawn(self) -> Panel:
+        """The same panel with its marks worked out."""
+        if not callable(self.marks):
+            return self
+        out = Panel(**{**self.__dict__, "marks": ()})
+        marks = self.marks()
+        out.marks = list(marks)
+        return out
+
+
+@dataclass
+class Metric:
+    """A number that says what it is.
+
+    kind: exact | bound | estimate; `se` its standard error; `floor` what two fresh true
+    samples would give (or the ideal value); `goal` says which way is better, or the value.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    kind: Literal["exact", "bound", "estimate"] = "estimate"
+    se: float | None = None
+    floor: float | None = None
+    step: int = 0
+    label: str = ""
+    help: str = ""
+    of: int | None = None
+    note: str = ""
+    lane: int = 0
+
+
+@dataclass
+class Frame:
+    """What one refresh shows; knows nothing of where it came from."""
+
+    step: int
+    seconds: float
+    rate: float
+    metrics: list[Metric]
+    panels: list[Panel]
+    note: str = ""
+    about: dict[str, Any] = field(default_factory=dict)

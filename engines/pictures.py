@@ -1,0 +1,242 @@
+"""The pictures that every model shares: model, truth, their difference, and the curves.
+
+They need nothing but `sample`, `log_prob` and the dataset, so each new family has them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Points
+
+if TYPE_CHECKING:
+    from engines.base import Engine
+    from engines.data.base import Dataset
+    from engines.run import Lane
+
+GRID = 100
+SAMPLES = 1000
+
+
+def numpy(x: Tensor) -> np.ndarray:
+    """Off the device; only ever called while a frame is drawn."""
+    return x.detach().cpu().numpy()
+
+
+def centres(box: Box, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """(n·n, 2) centres of the cells of an n × n grid over a box; row 0 is at the bottom."""
+    x0, x1, y0, y1 = box
+    x = x0 + (torch.arange(n, device=device) + 0.5) * ((x1 - x0) / n)
+    y = y0 + (torch.arange(n, device=device) + 0.5) * ((y1 - y0) / n)
+    yy, xx = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([xx.reshape(-1), yy.reshape(-1)], 1)
+
+
+def offsets(box: Box, n: int, sub: int, device: torch.device | str = "cpu") -> Tensor:
+    """(sub², 2) centres of the sub-cells of one cell, relative to the cell's own centre."""
+    x0, x1, y0, y1 = box
+    cell = torch.tensor([(x1 - x0) / n, (y1 - y0) / n], device=device)
+    return (centres((-0.5, 0.5, -0.5, 0.5), sub, device)) * cell
+
+
+def cell_average(
+    log_prob: Callable[[Tensor], Tensor],
+    box: Box,
+    n: int = GRID,
+    refine: int = 400,
+    sub: int = 5,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Average density over each cell of an n × n grid, (n, n) float32.
+
+    One evaluation a cell finds where the mass is; the `refine` densest cells are then
+    averaged over sub × sub points, since a mode may be smaller than a cell.
+    """
+    grid = centres(box, n, device)
+    density = log_prob(grid).exp().nan_to_num(0.0, 0.0, 0.0)
+    dense = density.topk(min(refine, len(grid))).indices
+    fine = (grid[dense, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2)
+    density[dense] = log_prob(fine).exp().nan_to_num(0.0, 0.0, 0.0).reshape(-1, sub * sub).mean(1)
+    return numpy(density.reshape(n, n)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _exact_field(name: str, options: tuple, n: int, sub: int) -> np.ndarray:
+    from engines.data.base import DATASETS
+
+    dataset = DATASETS[name](**dict(options))
+    grid = centres(dataset.extent, n)
+    shift = offsets(dataset.extent, n, sub)
+    total = torch.zeros(len(grid))
+    for one in shift:  # one shift at a time keeps the memory small
+        total += dataset.log_prob(grid + one).exp().float()
+    return (total / len(shift)).reshape(n, n).numpy()
+
+
+def exact_field(dataset: Dataset, n: int = GRID, sub: int = 8) -> np.ndarray | None:
+    """Cell averages of the exact density, (n, n); None where there is none. Kept."""
+    if not dataset.has_density or dataset.dim != 2:
+        return None
+    return _exact_field(dataset.name, tuple(sorted(dataset.options.items())), n, sub)
+
+
+def log_ratio(q: np.ndarray, p: np.ndarray, box: Box) -> tuple[np.ndarray, float]:
+    """log (q + ε)/(p + ε) cell by cell, and ε: 2 % of the box's uniform density.
+
+    The floor ε keeps places where both are practically zero from filling the picture.
+    """
+    epsilon = 0.02 / ((box[1] - box[0]) * (box[3] - box[2]))
+    return np.log((q + epsilon) / (p + epsilon)), epsilon
+
+
+# ---------------------------------------------------------------- panels
+
+
+def shared(lane: Lane) -> list[Panel]:
+    """The shared panels of one lane, for its kind of data."""
+    kind = lane.engine.pool.dataset.kind
+    pictures = {"plane": _plane, "images": _images}.get(kind, lambda lane: [])(lane)
+    return [*pictures, *_curves(lane)]
+
+
+def _name(lane: Lane, title: str) -> str:
+    return f"{title} · {lane.label}" if lane.label else title
+
+
+def data_points(engine: Engine, n: int = SAMPLES, opacity: float = 0.45) -> Points:
+    """The first n held-out points, in the data's colour."""
+    return Points(
+        numpy(engine.pool.test[:n]), "data", size=1.6, opacity=opacity, label="data", static=True
+    )
+
+
+def _plane(lane: Lane) -> list[Panel]:
+    engine = lane.engine
+    dataset = engine.pool.dataset
+    box = dataset.extent
+    exact = exact_field(dataset)
+
+    def density() -> np.ndarray:
+        # one field serves the model's panel and the error's, which are drawn in one frame
+        key = (engine.step_count, tuple(getattr(engine, k) for k in engine.knobs))
+        if getattr(engine, "_field_key", None) != key:
+            engine._field_key = key
+            engine._field = cell_average(engine.log_prob, box, device=engine.device)
+        return engine._field
+
+    def model() -> list[Mark]:
+        marks: list[Mark] = []
+        if engine.has_density:
+            marks.append(Heat(density(), box, label="q(x)", unit="per unit area"))
+        marks.append(data_points(engine, 600, 0.35))
+        marks.append(Points(numpy(engine.sample(SAMPLES)), "model", label="samples of the model"))
+        return marks
+
+    def truth() -> list[Mark]:
+        heat = [] if exact is None else [
+            Heat(exact, box, label="p(x)", unit="per unit area", static=True)
+        ]  # fmt: skip
+        return [*heat, data_points(engine)]
+
+    def error() -> list[Mark]:
+        ratio, epsilon = log_ratio(density(), exact, box)
+        return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
+                     label=f"log (q+ε)/(p+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
+
+    title = "Model density and samples" if engine.has_density else "Samples of the model"
+    panels = [
+        Panel("model", _name(lane, title), model, "data behind, in blue", box, "large",
+              help="What the model believes now: its density as a field, its samples in orange."),
+    ]  # fmt: skip
+    if lane.index == 0:
+        panels.append(
+            Panel("truth", "Data" if exact is None else "Exact density and data", truth,
+                  "held-out points", box, "small", hz=0.5,
+                  help="What there is to learn: the exact density and points the model never saw.")
+        )  # fmt: skip
+    if exact is not None and engine.has_density:
+        panels.insert(
+            1,
+            Panel("error", _name(lane, "Learned − exact"), error, "log q − log p, nats", box,
+                  "large", hz=10,
+                  help="Red: the model puts mass that is not there. Blue: it misses mass that is."),
+        )  # fmt: skip
+    return panels
+
+
+def _images(lane: Lane) -> list[Panel]:
+    engine = lane.engine
+    dataset = engine.pool.dataset
+    height, width = dataset.shape
+    scale = dataset.levels  # a row of data runs from 0 to this
+
+    def sheet(rows: Tensor) -> np.ndarray:
+        return np.clip(numpy(rows).reshape(-1, height, width) / scale, 0, 1).astype(np.float32)
+
+    def samples() -> list[Mark]:
+        return [Images(sheet(engine.sample(100)), 10, label="samples of the model")]
+
+    def data() -> list[Mark]:
+        return [Images(sheet(engine.pool.test[:100]), 10, label="held-out data", static=True)]
+
+    def neighbours() -> list[Mark]:
+        from engines.metrics import nearest
+
+        drawn = engine.sample(30)
+        found = engine.pool.train[nearest(drawn, engine.pool.train.float())[1]]
+        pairs = torch.stack([drawn, found.float()], 1).reshape(-1, height * width)
+        return [Images(sheet(pairs), 10, label="sample, then its nearest training image")]
+
+    panels = [
+        Panel("samples", _name(lane, "Samples of the model"), samples, "the same noise all along",
+              None, "large", hz=10, help="Each cell keeps its noise, so you watch it take shape."),
+        Panel("neighbours", _name(lane, "Memory or invention?"), neighbours,
+              "each sample beside its nearest training image", None, "small", hz=2,
+              help="Pairs that look the same are copies, not inventions."),
+    ]  # fmt: skip
+    if lane.index == 0:
+        panels.insert(1, Panel("data", "Held-out data", data, "the model never sees these",
+                               None, "large", hz=0.5))  # fmt: skip
+    return panels
+
+
+def _curves(lane: Lane) -> list[Panel]:
+    engine = lane.engine
+    dataset = engine.pool.dataset
+
+    def line(name: str, track, role: str, dash: bool = False) -> Curve:
+        return Curve(name, np.asarray(track.steps), np.asarray(track.values), role, dash)
+
+    def losses() -> list[Mark]:
+        roles = dict(zip(lane.tracks, ("model", "generator", "density", "score"), strict=False))
+        if set(lane.tracks) >= {"discriminator"}:
+            roles["discriminator"] = "discriminator"
+        lines = [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
+        exact = dataset.entropy if engine.loss_is_nll and dataset.dim == 2 else None
+        levels = [] if exact is None else [("entropy of the data", float(exact))]
+        return [Curves(lines, levels, y_label=engine.loss_label)]
+
+    def distances() -> list[Mark]:
+        tracks = lane.metric_tracks
+        names = {"kl_pq": ("KL(p‖q)", "model"), "kl_qp": ("KL(q‖p)", "generator"),
+                 "bits_val": ("validation", "model"), "bits_train": ("training", "data"),
+                 "sliced_w2": ("sliced W₂", "density"), "knn_kl": ("k-NN KL", "score")}  # fmt: skip
+        first = [k for k in ("kl_pq", "kl_qp", "bits_val", "bits_train") if k in tracks]
+        chosen = first or [k for k in ("sliced_w2", "knn_kl") if k in tracks]
+        lines = [line(names[k][0], tracks[k], names[k][1]) for k in chosen]
+        bits = any(k.startswith("bits") for k in chosen)
+        unit = "bits/dim" if bits else "nats" if first else "distance"
+        return [Curves(lines, y_label=unit, log_y=not bits)]
+
+    far = {"plane": "Distance to the truth", "images": "Held-out and training"}
+    return [
+        Panel("loss", _name(lane, "Loss"), losses, engine.loss_label, None, "wide", hz=4),
+        Panel("distance", _name(lane, far.get(dataset.kind, "Distance to the truth")), distances,
+              "", None, "wide", hz=2),
+    ]  # fmt: skip

@@ -1,0 +1,382 @@
+"""Run: an Experiment under training, headless.
+
+It trains, draws frames, saves and restores itself; it knows neither page nor pacing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from engines import pictures
+from engines.base import ENGINES, Engine
+from engines.experiment import Experiment
+from engines.knobs import BadInput, shown
+from engines.marks import Frame, Metric, Panel
+from engines.metrics import Probe, probes
+
+MAX_CHECKPOINT = 256 * 2**20
+
+
+class Diverged(ArithmeticError):
+    """Training ran into NaN or infinity. The message says which knob to try."""
+
+
+class Track:
+    """One curve of a run: every value is recorded, and at most `limit` means are kept.
+
+    When it is full, neighbours are averaged in pairs, so that an hour fits a few kB.
+    """
+
+    def __init__(self, limit: int = 500) -> None:
+        self.limit, self.stride = limit, 1
+        self.steps: list[float] = []
+        self.values: list[float] = []
+        self._open: list[tuple[float, float]] = []
+
+    def add(self, step: float, value: float) -> None:
+        self._open.append((step, value))
+        if len(self._open) < self.stride:
+            return
+        self.steps.append(sum(s for s, _ in self._open) / len(self._open))
+        self.values.append(sum(v for _, v in self._open) / len(self._open))
+        self._open.clear()
+        if len(self.steps) >= self.limit:
+            self.steps = [(a + b) / 2 for a, b in zip(*[iter(self.steps)] * 2, strict=False)]
+            self.values = [(a + b) / 2 for a, b in zip(*[iter(self.values)] * 2, strict=False)]
+            self.stride *= 2
+
+    def dump(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride,
+            "steps": self.steps,
+            "values": self.values,
+            "open": self._open,
+        }
+
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> Track:
+        track = cls()
+        track.stride, track.steps, track.values = saved["stride"], saved["steps"], saved["values"]
+        track._open = [tuple(pair) for pair in saved["open"]]
+        return track
+
+
+class Lane:
+    """One engine of a run with its curves and numbers; a run has one, or up to four."""
+
+    def __init__(self, index: int, engine: Engine, label: str) -> None:
+        self.index, self.engine, self.label = index, engine, label
+        self.tracks: dict[str, Track] = defaultdict(Track)
+        self.metric_tracks: dict[str, Track] = defaultdict(Track)
+        self.metrics: dict[str, Metric] = {}
+        self.panels: dict[str, Panel] = {}
+        self.drawn_at: dict[str, float] = {}
+        self.probed_at: dict[str, float] = {}
+        self.cost: dict[str, float] = {}
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.probes: list[Probe] = probes(engine)
+
+    def flush(self) -> bool:
+        """Bring pending losses to the CPU in one go; False when one is not finite."""
+        if not self.pending:
+            return True
+        names = list(self.pending[0][1])
+        table = torch.stack([torch.stack([row[k] for k in names]) for _, row in self.pending])
+        finite = True
+        for (step, _), values in zip(self.pending, table.float().cpu().tolist(), strict=True):
+            for name, value in zip(names, values, strict=True):
+                if not np.isfinite(value):
+                    finite = False
+                else:
+                    self.tracks[name].add(step, value)
+        self.pending.clear()
+        return finite
+
+
+class Run:
+    """An Experiment under training. Make one with `Experiment.start()`.
+
+    Attributes:
+        experiment: what is being run, with every change made since.
+        engine: the first lane's engine. `lanes` holds those beside it, too.
+        step, seconds: steps taken and seconds spent training.
+        diverged: None, or the sentence that says what happened and what to try.
+    """
+
+    def __init__(self, experiment: Experiment, device: str = "cpu") -> None:
+        self.device = device
+        self._adopt(experiment)
+
+    def _adopt(self, experiment: Experiment) -> None:
+        self.dataset = experiment.make_dataset()
+        self.pool = self.dataset.pool(experiment.seed, self.device)
+        self._build(experiment)
+
+    def _build(self, experiment: Experiment) -> None:
+        kind, lanes = ENGINES[experiment.engine], []
+        labels = ["", *(_describe(kind, changes) for changes in experiment.beside)]
+        if experiment.beside:
+            changed = {k: experiment.knobs[k] for c in experiment.beside for k in c}
+            labels[0] = _describe(kind, changed)
+        for index, knobs in enumerate(experiment.lanes()):
+            engine = kind(knobs, experiment.seed, self.device)
+            engine.start(self.pool)
+            lanes.append(Lane(index, engine, labels[index]))
+        self.experiment, self.lanes = experiment, lanes
+        self.step, self.seconds, self.diverged = 0, 0.0, None
+        self._rate, self._last_frame = 0.0, None
+        self._ticks: list[tuple[int, float]] = []
+
+    @property
+    def engine(self) -> Engine:
+        return self.lanes[0].engine
+
+    # ------------------------------------------------------------ training
+
+    def train(self, steps: int | None = None, seconds: float | None = None) -> Run:
+        """Train for a number of steps, or of seconds. Raises Diverged on NaN or infinity."""
+        if (steps is None) == (seconds is None):
+            raise TypeError("train takes steps or seconds, one of them")
+        begin, done = time.perf_counter(), 0
+        while done < steps if steps is not None else time.perf_counter() - begin < seconds:
+            self.advance()
+            done += 1
+            if done % 200 == 0:
+                self._flush()
+                if self.diverged:
+                    break
+        self._flush()
+        if self.diverged:
+            raise Diverged(self.diverged)
+        return self
+
+    def advance(self) -> None:
+        """Exactly one training step in every lane."""
+        begin = time.perf_counter()
+        self.step += 1
+        for lane in self.lanes:
+            losses = lane.engine.step()
+            lane.engine.step_count = self.step
+            lane.pending.append((self.step, losses))
+        self.seconds += time.perf_counter() - begin
+
+    def _flush(self) -> None:
+        finite = [lane.flush() for lane in self.lanes]
+        if not all(finite) and not self.diverged:
+            self.diverged = (
+                f"The run diverged at step {self.step:,}: a loss is not a finite number. "
+                f"{self.engine.if_diverged}"
+            )
+
+    # ------------------------------------------------------------ the model
+
+    def sample(self, n: int, lane: int = 0) -> Tensor:
+        """n samples (n, dim) of the model, in data units."""
+        if not 1 <= n <= 1_000_000:
+            raise BadInput(f"Between 1 and 1,000,000 samples can be drawn; got {shown(n)}.")
+        with torch.no_grad():
+            return self.lanes[lane].engine.sample(n)
+
+    def log_prob(self, x: Any, lane: int = 0) -> Tensor:
+        """Log-density (N,) in nats at x (N, dim), in data units.
+
+        Raises NotImplementedError, saying so, for an engine without a density.
+        """
+        x = torch.as_tensor(x, dtype=torch.float32, device=self.device)
+        with torch.no_grad():
+            return self.lanes[lane].engine.log_prob(x)
+
+    # ------------------------------------------------------------ changes
+
+    def set(self, name: str, value: Any) -> bool:
+        """Set a knob in every lane that shares it. Returns True when the run restarted.
+
+        Live and view knobs act at once; any other training knob rebuilds the engines and
+        begins again at step 0 with the same seed.
+        """
+        kind = ENGINES[self.experiment.engine]
+        changed = self.experiment.but(knobs={**self.experiment.knobs, name: value})
+        entry = kind.knobs[name]
+        if not (entry.live or entry.view):
+            self._build(changed)
+            return True
+        for lane, knobs in zip(self.lanes, changed.lanes(), strict=True):
+            setattr(lane.engine, name, knobs[name])
+            lane.engine.changed(name)
+        self.experiment = changed
+        return False
+
+    def act(self, name: str, **arguments: float) -> None:
+        """Carry out one of the engine's actions in every lane."""
+        kind = ENGINES[self.experiment.engine]
+        if not isinstance(name, str) or name not in kind.actions:
+            raise BadInput(f"There is no action {shown(name)} here.")
+        entry = kind.actions[name]
+        if set(arguments) != set(entry.takes):
+            raise BadInput(f"{entry.label} takes {', '.join(entry.takes) or 'nothing'}.")
+        for key, value in arguments.items():
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not abs(value) < 1e9
+            ):
+                raise BadInput(f"{key} must be a finite number; got {shown(value)}.")
+        for lane in self.lanes:
+            getattr(lane.engine, name)(**arguments)
+
+    def restart(self, seed: int | None = None) -> None:
+        """Back to step 0, with the same seed or another one."""
+        if seed is None:
+            self._build(self.experiment)
+        else:
+            self._adopt(self.experiment.but(seed=seed))
+
+    # ------------------------------------------------------------ frames
+
+    def frame(
+        self, fresh: bool = True, hidden: Collection[str] = (), budget: float = 0.03
+    ) -> Frame:
+        """What the browser would be shown.
+
+        fresh: work out every panel and every metric. Otherwise panels are redrawn at most
+        at their own rate, and of the costly metrics those that are most overdue within
+        `budget` seconds, so that a stream of frames stays even.
+        hidden: ids of panels that nobody sees; they are left out.
+        """
+        self._flush()
+        if self.diverged and self._last_frame is not None:
+            self._last_frame.note = self.diverged
+            return self._last_frame
+        with torch.no_grad():
+            for lane in self.lanes:
+                self._measure(lane, fresh, budget / len(self.lanes))
+            panels = [p for lane in self.lanes for p in self._draw(lane, fresh, hidden)]
+        metrics = [m for lane in self.lanes for m in lane.metrics.values()]
+        self._last_frame = Frame(
+            self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
+        )
+        return self._last_frame
+
+    def _measure(self, lane: Lane, fresh: bool, budget: float) -> None:
+        for metric in lane.engine.metrics():
+            self._note(lane, metric)
+        now, spent = time.perf_counter(), 0.0
+        waiting = sorted(lane.probes, key=lambda p: lane.probed_at.get(p.name, -np.inf))
+        for probe in waiting:
+            due = fresh or now - lane.probed_at.get(probe.name, -np.inf) >= 1 / probe.hz
+            if not due or (
+                not fresh and spent > 0 and spent + lane.cost.get(probe.name, 0) > budget
+            ):
+                continue
+            begin = time.perf_counter()
+            with lane.engine.still(stream=1):
+                for metric in probe.compute():
+                    self._note(lane, metric)
+            lane.probed_at[probe.name] = now
+            lane.cost[probe.name] = time.perf_counter() - begin
+            spent += lane.cost[probe.name]
+        # the page shows them in the order of the probes, whichever came first
+        order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
+        lane.metrics = dict(sorted(lane.metrics.items(), key=lambda kv: order.get(kv[0], -1)))
+
+    def _note(self, lane: Lane, metric: Metric) -> None:
+        metric.step, metric.lane = self.step, lane.index
+        known = lane.metrics.get(metric.name)
+        lane.metrics[metric.name] = metric
+        if np.isfinite(metric.value) and (known is None or known.step != self.step):
+            lane.metric_tracks[metric.name].add(self.step, metric.value)
+
+    def _draw(self, lane: Lane, fresh: bool, hidden: Collection[str]) -> list[Panel]:
+        now, out = time.perf_counter(), []
+        for panel in [*pictures.shared(lane), *lane.engine.panels()]:
+            panel.lane = lane.index
+            if panel.id in hidden:
+                lane.panels.pop(panel.id, None)
+                continue
+            late = now - lane.drawn_at.get(panel.id, -np.inf) >= 1 / panel.hz
+            if fresh or late or panel.id not in lane.panels:
+                with lane.engine.still():
+                    lane.panels[panel.id] = panel.drawn()
+                lane.drawn_at[panel.id] = now
+            out.append(lane.panels[panel.id])
+        return out
+
+    def rate(self) -> float:
+        """Steps per second of training over the last second or so."""
+        self._ticks.append((self.step, self.seconds))
+        while len(self._ticks) > 2 and self._ticks[-1][1] - self._ticks[0][1] > 1.0:
+            self._ticks.pop(0)
+        steps = self._ticks[-1][0] - self._ticks[0][0]
+        seconds = self._ticks[-1][1] - self._ticks[0][1]
+        return steps / seconds if seconds > 0 else 0.0
+
+    # ------------------------------------------------------------ checkpoints
+
+    def checkpoint(self) -> bytes:
+        """The whole run as bytes, without pickle: safetensors with the Experiment inside."""
+        self._flush()
+        tensors: dict[str, Tensor] = {}
+        meta: dict[str, Any] = {
+            "experiment": self.experiment.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "lanes": [],
+        }
+        for lane in self.lanes:
+            arrays, plain = lane.engine.state()
+            tensors.update({f"{lane.index}:{key}": value for key, value in arrays.items()})
+            tracks = {
+                kind: {name: track.dump() for name, track in getattr(lane, kind).items()}
+                for kind in ("tracks", "metric_tracks")
+            }
+            meta["lanes"].append({"plain": plain, **tracks})
+        text = json.dumps(meta).encode()
+        tensors["meta"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return safetensors.torch.save(tensors)
+
+    def restore(self, saved: bytes) -> Run:
+        """Take over a checkpoint. Raises BadInput, and goes on as before, if it is not one."""
+        if not isinstance(saved, (bytes, bytearray)) or len(saved) > MAX_CHECKPOINT:
+            raise BadInput("That is not a checkpoint.")
+        before = dict(vars(self))
+        try:
+            tensors = safetensors.torch.load(bytes(saved))
+            meta = json.loads(tensors.pop("meta").numpy().tobytes())
+            experiment = Experiment.from_dict(meta["experiment"])
+            if experiment.to_dict() != self.experiment.to_dict():
+                self._adopt(experiment)
+            else:
+                self._build(experiment)
+            for lane, kept in zip(self.lanes, meta["lanes"], strict=True):
+                head = f"{lane.index}:"
+                own = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
+                lane.engine.load_state(own, kept["plain"])
+                for kind in ("tracks", "metric_tracks"):
+                    for name, track in kept[kind].items():
+                        getattr(lane, kind)[name] = Track.load(track)
+            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        except Exception as error:
+            vars(self).clear()
+            vars(self).update(before)
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput("That is not a checkpoint, or it is damaged.") from error
+        return self
+
+
+def _describe(kind: type[Engine], changes: dict[str, Any]) -> str:
+    """A lane's short label: 'fit gradient · K 4'."""
+    parts = [
+        f"{kind.knobs[k].label} {v:g}" if isinstance(v, float) else f"{kind.knobs[k].label} {v}"
+        for k, v in changes.items()
+    ]
+    return " · ".join(parts)
