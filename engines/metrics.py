@@ -1,18 +1,33 @@
-"""Numbers that say how close a model is, and what each of them can and cannot see."""
+"""Numbers that say how close a model is, and what each of them can and cannot see.
+
+The upper half are plain functions of samples or log-densities, in any dimension. The lower
+half, `probes`, says which of them make sense for one model on one dataset and puts beside
+each what true samples would give. Lengths are in units of the data's standard deviation:
+the root mean square of the training rows' standard deviations per coordinate.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from scipy.stats import binom, chi2
+from torch import Tensor, nn
 
+from engines.data.base import Modes, Pool
 from engines.marks import Metric
 
 if TYPE_CHECKING:
     from engines.base import Engine
+
+Array = np.ndarray | Tensor
 
 
 @dataclass
@@ -25,24 +40,568 @@ class Probe:
     hz: float = 2.0
 
 
+class Estimate(NamedTuple):
+    """A value with its standard error, and a note where the number alone would mislead."""
+
+    value: float
+    se: float | None = None
+    note: str = ""
+
+
+def _array(x: Array) -> np.ndarray:
+    return (x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)).astype(np.float64)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
+
+
+# ---------------------------------------------------------------- densities
+
+
+def kl(log_p: Array, log_q: Array, p: str = "p", q: str = "q") -> Estimate:
+    """KL(p‖q) = E_p[log p(x) − log q(x)] in nats, with the standard error of the mean.
+
+    Args:
+        log_p, log_q: (N,) log-densities at the *same* points x ~ p. The difference is taken
+            point by point, so that q = p gives 0 without any noise.
+        p, q: what to call the two in the note.
+
+    The value is +∞, with a note, when q is 0 at some of the points; NaN, with a note, when a
+    log-density is not a number. Points where p itself is 0 can only be draws of p that were
+    rounded over an edge of its support: up to 0.1 % of them are left out.
+    """
+    log_p, log_q = _array(log_p), _array(log_q)
+    edge = np.isneginf(log_p)
+    if edge.any() and edge.mean() <= 1e-3:
+        log_p, log_q = log_p[~edge], log_q[~edge]
+    bad = np.isnan(log_q) | np.isposinf(log_q) | ~np.isfinite(log_p)
+    if bad.any():
+        return Estimate(math.nan, None, f"no log-density at {_percent(bad.mean())} of the points")
+    lost = np.isneginf(log_q)
+    if lost.any():
+        return Estimate(math.inf, None, f"∞: {_percent(lost.mean())} of {p} lies where {q} is 0")
+    gap = log_p - log_q
+    return Estimate(float(gap.mean()), float(gap.std(ddof=1) / math.sqrt(len(gap))))
+
+
+def bits_per_dim(log_prob: Array, dim: int) -> Estimate:
+    """−log q(x) / (D ln 2), averaged, with its standard error.
+
+    For integers that were made continuous by adding U[0, 1) this bounds from above the code
+    length in bits per pixel of the discrete model (Theis, van den Oord & Bethge 2016).
+    """
+    bits = -_array(log_prob) / (dim * math.log(2))
+    if not np.isfinite(bits).all():
+        share = _percent(1 - np.isfinite(bits).mean())
+        return Estimate(math.nan, None, f"no finite log-density at {share} of the rows")
+    return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))))
+
+
+# ---------------------------------------------------------------- two sets of samples
+
+
+def directions(dim: int, n: int = 64) -> np.ndarray:
+    """n fixed unit vectors, (n, dim).
+
+    On the plane they divide the half circle evenly, which integrates over directions far
+    better than random ones; in more dimensions they are uniform on the sphere.
+    """
+    if dim == 1:
+        return np.ones((1, 1))
+    if dim == 2:
+        angle = (np.arange(n) + 0.5) * math.pi / n
+        return np.stack([np.cos(angle), np.sin(angle)], 1)
+    v = np.random.default_rng(0).standard_normal((n, dim))
+    return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+
+def project(x: Array, along: np.ndarray) -> np.ndarray:
+    """Sorted projections of x (N, D) on each direction (L, D): (L, N)."""
+    # single precision sorts three times faster; squares are summed in double below
+    return np.sort(along.astype(np.float32) @ _array(x).T.astype(np.float32), axis=1)
+
+
+def sliced_w2(x: Array, y: Array, along: np.ndarray | None = None) -> float:
+    """Sliced Wasserstein-2 distance between the empirical distributions of x and y.
+
+    SW₂ = √( mean over directions θ of W₂²(θ·x, θ·y) ), and on the line
+    W₂² = ∫₀¹ (F⁻¹(u) − G⁻¹(u))² du (Bonneel, Rabin, Peyré & Pfister 2015). x (N, D) and
+    y (M, D) may differ in size. Returns a length in the units of x.
+    """
+    along = directions(x.shape[1]) if along is None else along
+    return quantile_distance(project(x, along), project(y, along))
+
+
+def quantile_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """√( mean over rows of ∫₀¹ (a⁻¹(u) − b⁻¹(u))² du ) for *sorted* rows (L, N), (L, M)."""
+    n, m = a.shape[1], b.shape[1]
+    if n == m:
+        return math.sqrt(np.square(a - b, dtype=np.float64).mean())
+    # both quantile functions are steps: cut [0, 1] wherever either jumps, in units of 1/nm
+    cuts = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+    middle = cuts[:-1]
+    gap = a[:, middle // m].astype(np.float64) - b[:, middle // n]
+    return math.sqrt((gap**2 * np.diff(cuts)).sum(1).mean() / (n * m))
+
+
+def mean_distance(x: Array, y: Array) -> float:
+    """Mean Euclidean distance over all pairs of a row of x (N, D) and a row of y (M, D)."""
+    return float(cdist(_array(x), _array(y)).mean())
+
+
+def energy_distance(x: Array, y: Array) -> float:
+    """Energy distance 2 E|X−Y| − E|X−X′| − E|Y−Y′| of two empirical distributions.
+
+    Székely & Rizzo (2013). It is a length, in the units of x, and never negative; its square
+    root is a metric, and that root is what `scipy.stats.energy_distance` returns.
+    """
+    return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
+
+
+def energy_noise(between: float, n: int, m: int) -> float:
+    """Expected energy distance (1/n + 1/m) E|X−X′| of n and m rows of one distribution.
+
+    between: E|X−X′|. The expectation is exact; single values scatter by more than half of it.
+    """
+    return (1 / n + 1 / m) * between
+
+
+def own_neighbour(x: Array, k: int = 5) -> np.ndarray:
+    """Distance from each row of x (N, D) to the k-th nearest of the others, (N,)."""
+    x = _array(x)
+    return _tree(x).query(x, [k + 1])[0][:, 0]
+
+
+def knn_kl(x: Array, y: Array, k: int = 5, own: np.ndarray | None = None) -> Estimate:
+    """k-nearest-neighbour estimate of KL(p‖q) in nats from samples alone.
+
+    D̂ = (d/n) Σᵢ log(νᵢ/ρᵢ) + log(m/(n−1)) for x (n, d) ~ p, y (m, d) ~ q, where ρᵢ and νᵢ
+    are the distances from xᵢ to its k-th neighbour among the other x and among y (Wang,
+    Kulkarni & Verdú 2009, "Divergence estimation for multidimensional densities via
+    k-nearest-neighbor distances"). Its bias vanishes only slowly: read it against what two
+    true sets give. The standard error takes the terms as independent.
+
+    Rows that lie exactly on k others say nothing about a density and are left out; when
+    they are more than half, the value is NaN. own: `own_neighbour(x, k)`, if it is known.
+    """
+    x, y = _array(x), _array(y)
+    n, d = x.shape
+    m = len(y)
+    if n <= k or m < k:
+        raise ValueError(f"k = {k} neighbours need more than {k} rows; got {n} and {m}")
+    rho = own_neighbour(x, k) if own is None else own
+    keep = rho > 0
+    if keep.mean() < 0.5:
+        return Estimate(math.nan, None, "most held-out rows are copies of each other")
+    nu = _tree(y).query(x[keep], [k])[0][:, 0]
+    terms = d * np.log(np.maximum(nu, 1e-12) / rho[keep])
+    value = terms.mean() + math.log(m / (n - 1))
+    return Estimate(float(value), float(terms.std(ddof=1) / math.sqrt(len(terms))))
+
+
+def _tree(x: np.ndarray) -> cKDTree:
+    # plain trees: balanced and compact ones are 5 times slower to ask when samples lie on
+    # a curve, as an untrained generator's do
+    return cKDTree(x, balanced_tree=False, compact_nodes=False)
+
+
 def nearest(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to, and index of, the nearest of `rows` for each x: ((N,), (N,))."""
     best = torch.cdist(x.float(), rows.float()).min(1)
     return best.values, best.indices
 
 
+def nearest_ratio(x: Tensor, train: Tensor, held: Tensor) -> Estimate:
+    """Mean distance of x to its nearest row of `train`, over the same mean for `held`.
+
+    1 when samples are as far from the training rows as unseen data are; towards 0 for
+    copies of the training rows, above 1 for what looks like no row at all.
+    """
+    usual = nearest(held, train)[0].double().mean()
+    ratio = nearest(x, train)[0].double() / usual
+    return Estimate(float(ratio.mean()), float(ratio.std() / len(ratio) ** 0.5))
+
+
+# ---------------------------------------------------------------- modes
+
+COVERED = 0.2  # of its fair share of samples, within REACH standard deviations
+REACH = 3.0
+
+
+class ModeReport(NamedTuple):
+    """found: modes covered; inside: share of samples within 3σ of a mode; shares (K,) of
+    samples nearest to each centre; spread: rms radius within a mode ÷ the true one."""
+
+    found: int
+    inside: float
+    shares: np.ndarray
+    spread: float
+
+
+def mode_report(x: Array, modes: Modes) -> ModeReport:
+    """What samples x (N, D) make of K isotropic Gaussian modes.
+
+    A mode is *covered* when at least 20 % of the share of samples that it should get, and at
+    least one sample, lie within 3σ of its centre. (Counting a mode for a single sample, as
+    Lin, Khetan, Fanti & Oh 2018 do, lets strays pass for coverage.) *inside* is their share
+    of high-quality samples, 1 − e^{−9/2} on the plane for true samples.
+
+    *spread* is √(mean r²) about each mode's own mean, over the samples nearest to its
+    centre, in units of the true √D·σ; a collapsed mode gives 0 wherever it sits. Strays
+    beyond 3 standard deviations, by the mode's own median radius, are left out, and the
+    cut's effect on a Gaussian is divided out: true samples give 1, and shrinking every mode
+    by a factor shrinks the number by that factor. NaN when no mode has 20 samples.
+    """
+    x = _array(x)
+    centres, sigma, weights = (_array(part) for part in (modes.centres, modes.sigma, modes.weights))
+    n, d = x.shape
+    distance = cdist(x, centres)
+    own = distance.argmin(1)
+    close = distance <= REACH * sigma
+    wanted = np.maximum(COVERED * weights * n, 1)
+    shares = np.bincount(own, minlength=len(centres)) / n
+    total, count = 0.0, 0
+    for k in np.flatnonzero(shares * n >= 20):
+        y = x[own == k]
+        radius = np.linalg.norm(y - np.median(y, axis=0), axis=1)
+        y = y[radius <= REACH * np.median(radius) / math.sqrt(chi2.median(d))]
+        cut = chi2.cdf(REACH**2, d + 2) / chi2.cdf(REACH**2, d)  # E[r² | r ≤ 3σ] / dσ²
+        total += len(y) * y.var(axis=0, ddof=1).mean() / cut / sigma[k] ** 2
+        count += len(y)
+    return ModeReport(
+        int((close.sum(0) >= wanted).sum()),
+        float(close.any(1).mean()),
+        shares,
+        math.sqrt(total / count) if count else math.nan,
+    )
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """½ Σ |a − b| of two discrete distributions (K,): the share of mass to be moved."""
+    return float(np.abs(a - b).sum() / 2)
+
+
+def share_noise(weights: np.ndarray, n: int) -> float:
+    """Expected total variation between `weights` and the shares of n true samples.
+
+    ½ Σ E|Bₖ/n − wₖ| with de Moivre's E|B − nw| = 2 m (1−w) P(B = m), m = ⌊nw⌋ + 1.
+    """
+    m = np.floor(n * weights) + 1
+    return float((m * (1 - weights) * binom.pmf(m, n, weights)).sum() / n)
+
+
+def separated(modes: Modes) -> bool:
+    """Whether no two modes reach each other: centres further apart than 3σᵢ + 3σⱼ."""
+    centres, sigma = _array(modes.centres), _array(modes.sigma)
+    gap = cdist(centres, centres) - REACH * (sigma[:, None] + sigma)
+    return bool((gap[~np.eye(len(sigma), dtype=bool)] > 0).all())
+
+
+# ---------------------------------------------------------------- what is shown
+
+N_SAMPLES = 10_000  # drawn from a model for every measurement on the plane
+N_IMAGES = 500
+N_ENERGY = 2_000  # pairs grow as the square
+N_REVERSE = 4_000  # some exact densities are quadratures
+FLOOR_DRAWS = 4  # fresh true sets that a floor is averaged over
+
+# name: label, unit, what it sees and what it is blind to
+TEXT: dict[str, tuple[str, str, str]] = {
+    "kl_pq": ("KL(p‖q)", "nats", "Mean of log p − log q over held-out data: punishes whatever the "
+              "model misses, and hardly notices mass where there is none."),
+    "kl_qp": ("KL(q‖p)", "nats", f"Mean of log q − log p over {N_REVERSE:,} samples: punishes "
+              "mass where there is none, and is blind to lost modes."),
+    "nll": ("Held-out NLL", "nats", "Mean of −log q over held-out rows: lower is better, but how "
+            "low it can go is not known without the true density."),
+    "sliced_w2": ("Sliced W₂", "σ", "How far mass must move, over 64 directions: sees shape "
+                  "and balance, and is nearly blind to fine detail."),
+    "energy": ("Energy distance", "σ", f"2E|x−y| − E|x−x′| − E|y−y′| on {N_ENERGY:,} rows a side: "
+               "sees large shifts, and is nearly blind to fine detail."),
+    "energy_images": ("Energy distance, pixels", "σ", f"2E|x−y| − E|x−x′| − E|y−y′| of "
+                      f"{N_IMAGES} samples and held-out images: sees blur and lost classes, but a "
+                      "copy of the training images passes."),
+    "knn_kl": ("k-NN KL", "nats", "KL(p‖q) guessed from 5th-nearest-neighbour distances: sees "
+               "fine detail without any density, with a bias, so compare it with its floor."),
+    "modes": ("Modes found", "", "Modes that hold at least 20 % of their fair share of samples "
+              "within 3σ: blind to wrong shares and to shape within a mode."),
+    "within_3sigma": ("Within 3σ", "%", "Share of samples within 3σ of a mode's centre: sees "
+                      "strays, and rewards collapse, above all when it exceeds its true value."),
+    "share_tv": ("Mode-share TV", "", "Share of samples that sits in the wrong mode (total "
+                 "variation, nearest centre): sees imbalance, and is blind to shape."),
+    "spread": ("Spread", "×", "Rms radius about each mode's own mean ÷ the true one, strays "
+               "beyond 3 of its own σ left out: 1 is right, below is collapse within modes."),
+    "bits_val": ("Validation", "bits/dim", "Code length of validation images: when it rises "
+                 "while training's falls, the model is memorising."),
+    "bits_test": ("Held-out test", "bits/dim", "Code length of test images, which nothing was "
+                  "chosen by: a good one says nothing of how samples look."),
+    "bits_train": ("Training", "bits/dim", "Code length of as many training images as there are "
+                   "for validation: far below validation means memorised."),
+    "bits_best": ("Best validation", "bits/dim", "Lowest validation value measured since this run "
+                  "was started or restored: where stopping early would have stopped."),
+    "nn_ratio": ("Neighbour ratio", "", "Distance of samples to their nearest training image ÷ "
+                 "that of held-out images: 1 is right, below are copies; blind to lost classes."),
+}  # fmt: skip
+
+
+def _metric(
+    name: str, estimate: Estimate | float, kind: str = "estimate", text: str = "", **more: Any
+) -> Metric:
+    label, unit, explained = TEXT[text or name]
+    value, se, note = estimate if isinstance(estimate, Estimate) else (estimate, None, "")
+    return Metric(
+        name, value, unit, kind, **{"se": se, "note": note, "label": label, "help": explained, **more}
+    )  # fmt: skip
+
+
+class Reference:
+    """What the metrics of one pool share: held-out rows, ideals and floors, made when asked for.
+
+    A floor is the mean of what `FLOOR_DRAWS` fresh true sets of the model's sample size give
+    against the same held-out rows, or its expectation where that is known. Without a true
+    distribution to draw from, training rows stand in for fresh ones.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        most = N_IMAGES if pool.dataset.kind == "images" else N_SAMPLES
+        self.held = _array(pool.test[:most])
+        # no more samples of the model than there are true ones to compare with
+        self.n = most if pool.dataset.has_density else min(most, len(pool.train))
+        self.scale = float(pool.train.double().var(dim=0).mean().sqrt())
+        self._fresh: dict[int, np.ndarray] = {}
+
+    def fresh(self, draw: int) -> np.ndarray:
+        """The same n true rows (n, dim) every time, another set for each `draw`."""
+        if draw not in self._fresh:
+            rng = torch.Generator().manual_seed(5_000_011 + draw)
+            dataset, train = self.pool.dataset, self.pool.train
+            if dataset.has_density:
+                rows = dataset.sample(self.n, rng, "test")
+            else:
+                index = torch.randperm(len(train), generator=rng)[: self.n].to(train.device)
+                rows = self.pool.rows(index, torch.Generator(train.device).manual_seed(draw))
+            self._fresh[draw] = _array(rows)
+        return self._fresh[draw]
+
+    def floor(self, statistic: Callable[[np.ndarray], float]) -> float:
+        return float(np.mean([statistic(self.fresh(draw)) for draw in range(FLOOR_DRAWS)]))
+
+    # ---- each distance to the held-out rows, and its floor
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        return self.pool.dataset.log_prob(self.pool.test[:N_SAMPLES])
+
+    @cached_property
+    def _along(self) -> np.ndarray:
+        return directions(self.held.shape[1])
+
+    @cached_property
+    def _projected(self) -> np.ndarray:
+        return project(self.held, self._along)
+
+    def sliced_w2(self, x: np.ndarray) -> float:
+        return quantile_distance(project(x, self._along), self._projected) / self.scale
+
+    @cached_property
+    def sliced_w2_floor(self) -> float:
+        return self.floor(self.sliced_w2)
+
+    @cached_property
+    def _held_distance(self) -> float:
+        return mean_distance(self.held[:N_ENERGY], self.held[:N_ENERGY])
+
+    def energy(self, x: np.ndarray) -> float:
+        x, held = x[:N_ENERGY], self.held[:N_ENERGY]
+        return (2 * mean_distance(x, held) - mean_distance(x, x) - self._held_distance) / self.scale
+
+    @cached_property
+    def energy_floor(self) -> float:
+        n, m = min(self.n, N_ENERGY), min(len(self.held), N_ENERGY)
+        # the held-out mean counts each row's distance 0 to itself
+        return energy_noise(self._held_distance * m / max(m - 1, 1), n, m) / self.scale
+
+    @cached_property
+    def _held_neighbour(self) -> np.ndarray:
+        return own_neighbour(self.held)
+
+    def knn_kl(self, x: np.ndarray) -> Estimate:
+        return knn_kl(self.held, x, own=self._held_neighbour)
+
+    @cached_property
+    def knn_kl_floor(self) -> float:
+        return self.floor(lambda x: self.knn_kl(x).value)
+
+    # ---- modes
+
+    @cached_property
+    def modes(self) -> Modes | None:
+        """The dataset's modes that have any weight."""
+        modes = self.pool.dataset.modes
+        if modes is None:
+            return None
+        some = modes.weights > 0
+        return Modes(modes.centres[some], modes.sigma[some], modes.weights[some])
+
+    @cached_property
+    def ideal(self) -> ModeReport:
+        """The report on the true distribution: exact where modes do not reach each other,
+        otherwise that of all training rows, whose own noise is a third of the samples'."""
+        modes = self.modes
+        if not separated(modes):
+            return mode_report(self.pool.train, modes)
+        inside = float(chi2.cdf(REACH**2, modes.centres.shape[1]))
+        return ModeReport(len(modes.weights), inside, _array(modes.weights), 1.0)
+
+    # ---- images
+
+    @cached_property
+    def train_rows(self) -> Tensor:
+        """As many training rows as validation has, with noise of their own, always the same."""
+        pool = self.pool
+        index = torch.randperm(len(pool.train), generator=torch.Generator().manual_seed(5_000_003))
+        rng = torch.Generator(pool.train.device).manual_seed(5_000_003)
+        return pool.rows(index[: len(pool.val)].to(pool.train.device), rng)
+
+    @cached_property
+    def train_centres(self) -> Tensor:
+        """Training rows in the middle of the noise that makes integers continuous."""
+        return self.pool.train.float() + (0.5 if self.pool.dequantise else 0.0)
+
+
+def reference(pool: Pool) -> Reference:
+    """The pool's one Reference: lanes and probes share it."""
+    if not hasattr(pool, "_reference"):
+        pool._reference = Reference(pool)
+    return pool._reference
+
+
+def draw(engine: Engine) -> tuple[Tensor, np.ndarray, str]:
+    """Samples for the metrics, as a tensor and as an array, and what is wrong with them.
+
+    Drawn once for all probes of one state of the model.
+    """
+    state = [value for name, value in vars(engine).items() if not name.startswith("_")]
+    tensors = [p for m in state if isinstance(m, nn.Module) for p in m.parameters()]
+    tensors += [v for v in state if isinstance(v, Tensor)]
+    # versions count changes in place: actions may move weights without taking a step
+    key = (
+        engine.step_count,
+        tuple(getattr(engine, name) for name in engine.knobs),
+        tuple((id(t), t._version) for t in tensors),
+    )
+    if getattr(engine, "_drawn_key", None) != key:
+        x = engine.sample(reference(engine.pool).n)
+        rows = _array(x)
+        bad = 1 - np.isfinite(rows).all(axis=1).mean()
+        wrong = f"{_percent(bad)} of the samples are not finite numbers" if bad else ""
+        engine._drawn_key, engine._drawn = key, (x, rows, wrong)
+    return engine._drawn
+
+
 def probes(engine: Engine) -> list[Probe]:
     """The measurements that make sense for this model on this data."""
-    pool = engine.pool
-    dataset = pool.dataset
+    kind = engine.pool.dataset.kind
+    if kind in ("plane", "line"):
+        return _space_probes(engine)
+    return _image_probes(engine) if kind == "images" else []
+
+
+def _space_probes(engine: Engine) -> list[Probe]:
+    pool, dataset = engine.pool, engine.pool.dataset
+    ref = reference(pool)
+    trust = engine.density or "estimate"
+
+    def forward() -> list[Metric]:
+        gap = kl(ref.log_p, engine.log_prob(pool.test[:N_SAMPLES]))
+        return [_metric("kl_pq", gap, trust, floor=0.0)]
+
+    def backward() -> list[Metric]:
+        x, _, wrong = draw(engine)
+        if wrong:
+            return [_metric("kl_qp", Estimate(math.nan, None, wrong), trust, floor=0.0)]
+        x = x[:N_REVERSE]
+        gap = kl(engine.log_prob(x), dataset.log_prob(x), "q", "p")
+        return [_metric("kl_qp", gap, trust, floor=0.0)]
+
+    def held_out() -> list[Metric]:
+        log_q = engine.log_prob(pool.test[:N_SAMPLES])
+        return [_metric("nll", kl(torch.zeros_like(log_q), log_q, "the data"), trust)]
+
+    def distance(name: str) -> Callable[[], list[Metric]]:
+        def compute() -> list[Metric]:
+            _, x, wrong = draw(engine)
+            found = Estimate(math.nan, None, wrong) if wrong else getattr(ref, name)(x)
+            return [_metric(name, found, floor=getattr(ref, f"{name}_floor"))]
+
+        return compute
+
+    mode_names = ("modes", "within_3sigma", "share_tv", "spread")
+
+    def modes() -> list[Metric]:
+        _, x, wrong = draw(engine)
+        ideal, k = ref.ideal, len(ref.modes.weights)
+        if wrong:
+            return [_metric(name, Estimate(math.nan, None, wrong)) for name in mode_names]
+        seen, n = mode_report(x, ref.modes), len(x)
+        se = math.sqrt(seen.inside * (1 - seen.inside) / n)
+        return [
+            _metric("modes", float(seen.found), floor=float(k), of=k),
+            _metric("within_3sigma", Estimate(100 * seen.inside, 100 * se),
+                    floor=100 * ideal.inside),
+            _metric("share_tv", total_variation(seen.shares, ideal.shares),
+                    floor=share_noise(ideal.shares, n)),
+            _metric("spread", seen.spread / ideal.spread, floor=1.0),
+        ]  # fmt: skip
+
     out = []
-    if dataset.kind == "plane" and dataset.has_density and engine.has_density:
+    if engine.has_density and dataset.has_density:
+        out += [Probe("kl_pq", ("kl_pq",), forward), Probe("kl_qp", ("kl_qp",), backward)]
+    elif engine.has_density:
+        out += [Probe("nll", ("nll",), held_out)]
+    out += [Probe("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 2.0),
+            Probe("energy", ("energy",), distance("energy"), 1.0)]  # fmt: skip
+    if len(ref.held) > 10:
+        out += [Probe("knn_kl", ("knn_kl",), distance("knn_kl"), 1.0)]
+    if ref.modes is not None:
+        out += [Probe("modes", mode_names, modes)]
+    return out
 
-        def forward() -> list[Metric]:
-            gap = dataset.log_prob(pool.test) - engine.log_prob(pool.test)
-            se = gap.std() / len(gap) ** 0.5
-            return [Metric("kl_pq", float(gap.mean()), "nats", "exact", se=float(se), floor=0.0,
-                           label="KL(p‖q)")]  # fmt: skip
 
-        out.append(Probe("kl_pq", ("kl_pq",), forward))
+def _image_probes(engine: Engine) -> list[Probe]:
+    pool, ref = engine.pool, reference(engine.pool)
+    trust = engine.density or "estimate"
+
+    def bits() -> list[Metric]:
+        parts = [pool.val, pool.test[:N_IMAGES], ref.train_rows]
+        log_q = engine.log_prob(torch.cat([part.float() for part in parts]))
+        val, test, train = (
+            bits_per_dim(part, pool.dim) for part in log_q.split([len(part) for part in parts])
+        )
+        best = getattr(engine, "_bits_best", None)
+        if math.isfinite(val.value) and (best is None or val.value < best.value):
+            note = f"at step {engine.step_count:,}; test {test.value:.4g}"
+            best = engine._bits_best = Estimate(val.value, val.se, note)
+        out = [_metric("bits_val", val, trust), _metric("bits_test", test, trust),
+               _metric("bits_train", train, trust)]  # fmt: skip
+        return out if best is None else [*out, _metric("bits_best", best, trust)]
+
+    def neighbours() -> list[Metric]:
+        x, _, wrong = draw(engine)
+        found = Estimate(math.nan, None, wrong)
+        if not wrong:
+            found = nearest_ratio(x, ref.train_centres, pool.test[:N_IMAGES])
+        return [_metric("nn_ratio", found, floor=1.0)]
+
+    def energy() -> list[Metric]:
+        _, x, wrong = draw(engine)
+        found = Estimate(math.nan, None, wrong) if wrong else ref.energy(x)
+        return [_metric("energy", found, text="energy_images", floor=ref.energy_floor)]
+
+    out = []
+    if engine.has_density:
+        out.append(Probe("bits", ("bits_val", "bits_test", "bits_train", "bits_best"), bits))
+    out.append(Probe("nn_ratio", ("nn_ratio",), neighbours, 1.0))
+    out.append(Probe("energy", ("energy",), energy, 1.0))
     return out

@@ -6,6 +6,7 @@ share; here every weight comes from the generator that is passed in.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -35,7 +36,7 @@ def mlp(
     last_gain scales the last layer's first weights; 0 makes the network start at zero.
     """
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         final = i == len(sizes) - 2
         layers.append(linear(a, b, rng, last_gain if final else gain))
         if not final:

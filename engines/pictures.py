@@ -6,6 +6,7 @@ They need nothing but `sample`, `log_prob` and the dataset, so each new family h
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -123,12 +124,16 @@ def _plane(lane: Lane) -> list[Panel]:
     exact = exact_field(dataset)
 
     def density() -> np.ndarray:
-        # one field serves the model's panel and the error's, which are drawn in one frame
+        # one field serves the model's panel and the error's. While frames stream it takes
+        # at most a tenth of the time, so that samples stay smooth above a costly density
+        now = time.perf_counter()
         key = (engine.step_count, tuple(getattr(engine, k) for k in engine.knobs))
-        if getattr(engine, "_field_key", None) != key:
-            engine._field_key = key
-            engine._field = cell_average(engine.log_prob, box, device=engine.device)
-        return engine._field
+        rested = now - lane.field_at >= 10 * lane.field_cost
+        if lane.field is None or (lane.field_key != key and (lane.fresh or rested)):
+            lane.field = cell_average(engine.log_prob, box, device=engine.device)
+            lane.field_key, lane.field_at = key, now
+            lane.field_cost = time.perf_counter() - now
+        return lane.field
 
     def model() -> list[Mark]:
         marks: list[Mark] = []

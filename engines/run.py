@@ -24,6 +24,7 @@ from engines.marks import Frame, Metric, Panel
 from engines.metrics import Probe, probes
 
 MAX_CHECKPOINT = 256 * 2**20
+PANEL_SHARE, PROBE_SHARE = 0.18, 0.07  # of the wall time, while frames are streamed
 
 
 class Diverged(ArithmeticError):
@@ -70,6 +71,22 @@ class Track:
         return track
 
 
+class Budget:
+    """A share of the wall time: it fills at that rate, and is open while not overdrawn."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.left, self.at = share, 0.0, 0.0
+
+    def open(self, now: float) -> bool:
+        # capped, so that a long pause doesn't buy a burst
+        self.left = min(self.left + self.share * (now - self.at), self.share * 0.25)
+        self.at = now
+        return self.left >= 0
+
+    def spend(self, seconds: float) -> None:
+        self.left -= seconds
+
+
 class Lane:
     """One engine of a run with its curves and numbers; a run has one, or up to four."""
 
@@ -81,7 +98,11 @@ class Lane:
         self.panels: dict[str, Panel] = {}
         self.drawn_at: dict[str, float] = {}
         self.probed_at: dict[str, float] = {}
-        self.cost: dict[str, float] = {}
+        self.probed_key: dict[str, Any] = {}
+        self.fresh = True  # whether the frame being drawn is a single one, or one of a stream
+        self.field: np.ndarray | None = None  # density on the grid, shared by two panels
+        self.field_key: Any = None
+        self.field_at = self.field_cost = 0.0
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)
 
@@ -135,6 +156,7 @@ class Run:
         self.step, self.seconds, self.diverged = 0, 0.0, None
         self._rate, self._last_frame = 0.0, None
         self._ticks: list[tuple[int, float]] = []
+        self._panel_budget, self._probe_budget = Budget(PANEL_SHARE), Budget(PROBE_SHARE)
 
     @property
     def engine(self) -> Engine:
@@ -242,14 +264,12 @@ class Run:
 
     # ------------------------------------------------------------ frames
 
-    def frame(
-        self, fresh: bool = True, hidden: Collection[str] = (), budget: float = 0.03
-    ) -> Frame:
+    def frame(self, fresh: bool = True, hidden: Collection[str] = ()) -> Frame:
         """What the browser would be shown.
 
-        fresh: work out every panel and every metric. Otherwise panels are redrawn at most
-        at their own rate, and of the costly metrics those that are most overdue within
-        `budget` seconds, so that a stream of frames stays even.
+        fresh: work out every panel and every metric. Otherwise each is redrawn at most at
+        its own rate, the most overdue first, within a share of the wall time, so that a
+        stream of frames stays even and training keeps the most of the machine.
         hidden: ids of panels that nobody sees; they are left out.
         """
         self._flush()
@@ -257,36 +277,41 @@ class Run:
             self._last_frame.note = self.diverged
             return self._last_frame
         with torch.no_grad():
-            for lane in self.lanes:
-                self._measure(lane, fresh, budget / len(self.lanes))
-            panels = [p for lane in self.lanes for p in self._draw(lane, fresh, hidden)]
+            self._measure(fresh)
+            panels = self._draw(fresh, hidden)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
             self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
         )
         return self._last_frame
 
-    def _measure(self, lane: Lane, fresh: bool, budget: float) -> None:
-        for metric in lane.engine.metrics():
-            self._note(lane, metric)
-        now, spent = time.perf_counter(), 0.0
-        waiting = sorted(lane.probes, key=lambda p: lane.probed_at.get(p.name, -np.inf))
-        for probe in waiting:
-            due = fresh or now - lane.probed_at.get(probe.name, -np.inf) >= 1 / probe.hz
-            if not due or (
-                not fresh and spent > 0 and spent + lane.cost.get(probe.name, 0) > budget
-            ):
-                continue
+    def _measure(self, fresh: bool) -> None:
+        """Work out the metrics that are due. A number is redone only for another model."""
+        now = time.perf_counter()
+        key = (self.step, tuple(self.experiment.knobs.items()))
+        waiting = []
+        for lane in self.lanes:
+            for metric in lane.engine.metrics():
+                self._note(lane, metric)
+            for probe in lane.probes:
+                late = (now - lane.probed_at.get(probe.name, -np.inf)) * probe.hz
+                if lane.probed_key.get(probe.name) != key and (fresh or late >= 1):
+                    waiting.append((late, lane, probe))
+        for _, lane, probe in sorted(waiting, key=lambda item: item[0], reverse=True):
+            if not fresh and not self._probe_budget.open(now):
+                break
             begin = time.perf_counter()
             with lane.engine.still(stream=1):
                 for metric in probe.compute():
                     self._note(lane, metric)
-            lane.probed_at[probe.name] = now
-            lane.cost[probe.name] = time.perf_counter() - begin
-            spent += lane.cost[probe.name]
-        # the page shows them in the order of the probes, whichever came first
-        order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
-        lane.metrics = dict(sorted(lane.metrics.items(), key=lambda kv: order.get(kv[0], -1)))
+            lane.probed_at[probe.name], lane.probed_key[probe.name] = now, key
+            self._probe_budget.spend(time.perf_counter() - begin)
+        for lane in self.lanes:
+            # the page shows them in the order of the probes, whichever came first
+            order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
+            lane.metrics = dict(
+                sorted(lane.metrics.items(), key=lambda item: order.get(item[0], len(order)))
+            )
 
     def _note(self, lane: Lane, metric: Metric) -> None:
         metric.step, metric.lane = self.step, lane.index
@@ -295,20 +320,30 @@ class Run:
         if np.isfinite(metric.value) and (known is None or known.step != self.step):
             lane.metric_tracks[metric.name].add(self.step, metric.value)
 
-    def _draw(self, lane: Lane, fresh: bool, hidden: Collection[str]) -> list[Panel]:
-        now, out = time.perf_counter(), []
-        for panel in [*pictures.shared(lane), *lane.engine.panels()]:
-            panel.lane = lane.index
-            if panel.id in hidden:
-                lane.panels.pop(panel.id, None)
+    def _draw(self, fresh: bool, hidden: Collection[str]) -> list[Panel]:
+        """The panels of all lanes; those that are due are drawn anew."""
+        now = time.perf_counter()
+        wanted = []
+        for lane in self.lanes:
+            lane.fresh = fresh
+            for panel in [*pictures.shared(lane), *lane.engine.panels()]:
+                panel.lane = lane.index
+                if panel.id in hidden:
+                    lane.panels.pop(panel.id, None)
+                    continue
+                missing = panel.id not in lane.panels
+                late = (now - lane.drawn_at.get(panel.id, -np.inf)) * panel.hz
+                urgency = late * (4 if panel.size == "large" else 1)
+                wanted.append((fresh or missing, late >= 1, urgency, lane, panel))
+        for must, due, _, lane, panel in sorted(wanted, key=lambda w: (w[0], w[2]), reverse=True):
+            if not must and not (due and self._panel_budget.open(now)):
                 continue
-            late = now - lane.drawn_at.get(panel.id, -np.inf) >= 1 / panel.hz
-            if fresh or late or panel.id not in lane.panels:
-                with lane.engine.still():
-                    lane.panels[panel.id] = panel.drawn()
-                lane.drawn_at[panel.id] = now
-            out.append(lane.panels[panel.id])
-        return out
+            begin = time.perf_counter()
+            with lane.engine.still():
+                lane.panels[panel.id] = panel.drawn()
+            lane.drawn_at[panel.id] = now
+            self._panel_budget.spend(time.perf_counter() - begin)
+        return [lane.panels[panel.id] for _, _, _, lane, panel in wanted]
 
     def rate(self) -> float:
         """Steps per second of training over the last second or so."""

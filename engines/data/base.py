@@ -127,14 +127,20 @@ class Pool:
     def rows(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Training rows by index; integers get fresh uniform noise (dequantisation)."""
         x = self.train[index]
-        if self.dequantise:
-            x = x + torch.rand(x.shape, generator=rng, device=x.device)
-        return x
+        return dequantised(x, rng) if self.dequantise else x
 
     def batch(self, n: int, rng: torch.Generator) -> Tensor:
         """n training rows drawn with replacement by the engine's own generator."""
         index = torch.randint(len(self.train), (n,), generator=rng, device=self.train.device)
         return self.rows(index, rng)
+
+
+def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1.
+
+    u stops 2⁻¹⁹ short of 1: float32 would round 16 + u up to 17 otherwise.
+    """
+    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
 
 
 class PointsDataset(Dataset):

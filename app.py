@@ -1,0 +1,8 @@
+"""Generative Playground: build the page and launch it (the Hugging Face Spaces entry)."""
+
+from app.page import build, launch_options
+
+demo = build()
+
+if __name__ == "__main__":
+    demo.launch(**launch_options())

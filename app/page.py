@@ -1,0 +1,269 @@
+"""The page: Gradio's components, and which event goes to which method of the Session."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from app import thumbs
+from app.controls import ASSETS, Controls
+from app.session import Session, Visitors, plain
+from app.share import from_hash
+from app.view import LiveView
+from engines import DATASETS, ENGINES, BadInput, families
+
+log = logging.getLogger("playground")
+
+ON_SPACES = "SPACE_ID" in os.environ
+FPS = 13.0 if ON_SPACES else 20.0  # a Space's visitors share its line
+VISITORS = 64  # streams at once; each holds a thread
+
+# nothing streams through an event that is not private: the API is a page of its own
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+STREAM = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": VISITORS,
+    "concurrency_id": "train",
+    # a click on Play while the last stream is still ending must not be swallowed
+    "trigger_mode": "multiple",
+}
+SPEED_LABELS = {
+    "One step a frame": "single", "Slow": "slow", "Normal": "normal", "As fast as possible": "max",
+}  # fmt: skip
+HASH_JS = "() => [window.location.hash]"
+
+
+def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
+    """The whole page. Every open browser tab gets a Session of its own."""
+    visitors = Visitors(device, fps)
+    tabs_by_family = families()
+    first = ENGINES[Session.START[1]].family
+
+    with gr.Blocks(title="Generative Playground", analytics_enabled=False) as demo:
+        with gr.Column(elem_id="gp-app"):
+            gr.HTML(
+                '<h1 class="gp-logo">Generative<em>Playground</em></h1>'
+                '<button type="button" id="gp-theme" title="Light or dark" '
+                'aria-label="Light or dark">◐</button>',
+                elem_id="gp-brand",
+                js_on_load=None,
+            )
+            with gr.Tabs(elem_id="gp-tabs", selected=first) as tabs:
+                for family, engines in tabs_by_family.items():
+                    with gr.Tab(family, id=family):
+                        kind = ENGINES[engines[0]]
+                        gr.HTML(f'<p class="gp-unseen">{kind.title}: {kind.tagline}</p>',
+                                js_on_load=None)  # fmt: skip
+            with gr.Column(elem_id="gp-left"), gr.Column(elem_classes="gp-card"):
+                gr.HTML("<h4>Data</h4>", js_on_load=None)
+                data = gr.Radio(
+                    list(DATASETS), value=Session.START[0], label="Data", show_label=False,
+                    container=False, elem_id="gp-data",
+                )  # fmt: skip
+                options = Controls(elem_id="gp-options", elem_classes="gp-controls")
+            with gr.Column(elem_id="gp-stage", elem_classes="gp-card"):
+                view = LiveView(elem_id="gp-view")
+                with gr.Row(elem_id="gp-transport"):
+                    play = gr.Button("Play", elem_id="gp-play", variant="primary")
+                    pause = gr.Button("Pause", elem_id="gp-pause", variant="primary")
+                    step = gr.Button("Step", elem_id="gp-step")
+                    ten = gr.Button("+10", elem_id="gp-ten")
+                    hundred = gr.Button("+100", elem_id="gp-hundred")
+                    reset = gr.Button("Reset", elem_id="gp-reset")
+                    seed = gr.Button("New seed", elem_id="gp-seed")
+                    undo = gr.Button("Undo", elem_id="gp-undo")
+                    gr.HTML('<div data-slot="progress"></div>', elem_id="gp-progress",
+                            js_on_load=None)  # fmt: skip
+                    speed = gr.Dropdown(
+                        list(SPEED_LABELS), value="Normal", label="Speed", container=False,
+                        elem_id="gp-speed", filterable=False, min_width=120,
+                    )  # fmt: skip
+                gr.HTML('<div data-slot="note" role="status"></div>', elem_id="gp-note",
+                        js_on_load=None)  # fmt: skip
+            with gr.Column(elem_id="gp-right"):
+                with gr.Column(elem_classes="gp-card"):
+                    gr.HTML('<h4>Knobs <span title="Knobs with this mark act while it trains">'
+                            "⚡ changes live</span></h4>", js_on_load=None)  # fmt: skip
+                    knobs = Controls(elem_id="gp-knobs", elem_classes="gp-controls")
+                with gr.Column(elem_classes="gp-card"):
+                    gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
+                            elem_id="gp-metrics", js_on_load=None)  # fmt: skip
+            address = gr.Textbox(visible=False)
+            follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
+
+        everything = [view, knobs, options, tabs, data]
+
+        def shown(session: Session, frame: str | None) -> list[Any]:
+            """New values of the view and of all that mirrors the experiment."""
+            known = session.experiment.dataset
+            return [
+                gr.skip() if frame is None else frame,
+                plain(session.controls()),
+                plain(session.data_controls()),
+                gr.Tabs(selected=session.family),
+                gr.Radio(value=known if known in DATASETS else None),
+            ]
+
+        def handler(method: Callable[..., str | None]) -> Callable[..., list[Any]]:
+            """Run `method(session, …)`; what it refuses becomes a sentence in the page."""
+
+            @functools.wraps(method)
+            def handle(session: Session, *arguments: Any) -> list[Any]:
+                try:
+                    return shown(session, method(session, *arguments))
+                except BadInput as error:
+                    return shown(session, session.refuse(str(error)))
+                except Exception:
+                    log.exception("a visitor's request failed")
+                    return shown(session, session.refuse(
+                        "Something went wrong there; your run goes on as it was."))  # fmt: skip
+
+            return handle
+
+        @handler
+        def open_address(session: Session, text: str) -> str | None:
+            found = from_hash(text)
+            return session.worker.redraw() if found is None else session.open(found)
+
+        def at_load(text: str, request: gr.Request) -> list[Any]:
+            return open_address(visitors.of(request.session_hash), text)
+
+        def on_tab(event: gr.SelectData, request: gr.Request) -> list[Any]:
+            return handler(Session.choose_family)(visitors.of(request.session_hash), event.value)
+
+        def on_data(name: str, request: gr.Request) -> list[Any]:
+            return handler(Session.choose_dataset)(visitors.of(request.session_hash), name)
+
+        def on_set(event: gr.EventData, request: gr.Request) -> list[Any]:
+            session = visitors.of(request.session_hash)
+            given = _payload(event)
+            method = Session.set_option if given.get("where") == "dataset" else Session.set
+            return handler(method)(session, given.get("name"), given.get("value"))
+
+        def on_act(event: gr.EventData, request: gr.Request) -> list[Any]:
+            given = _payload(event)
+            return handler(Session.act)(
+                visitors.of(request.session_hash), given.get("name"), given.get("args") or {}
+            )
+
+        def on_beside(event: gr.EventData, request: gr.Request) -> list[Any]:
+            return handler(Session.set_beside)(
+                visitors.of(request.session_hash), _payload(event).get("labels")
+            )
+
+        def on_reset(request: gr.Request) -> list[Any]:
+            return handler(Session.reset)(visitors.of(request.session_hash))
+
+        def on_seed(request: gr.Request) -> list[Any]:
+            session = visitors.of(request.session_hash)
+            return handler(Session.set_seed)(session, session.experiment.seed + 1)
+
+        def on_undo(request: gr.Request) -> list[Any]:
+            return handler(Session.undo)(visitors.of(request.session_hash))
+
+        def on_play(request: gr.Request):
+            yield from visitors.of(request.session_hash).play()
+
+        def stepper(steps: int) -> Callable:
+            def on_step(request: gr.Request):
+                yield from visitors.of(request.session_hash).step(steps)
+
+            return on_step
+
+        # these three come often, or late: they never open a session
+        def on_pause(request: gr.Request) -> None:
+            if session := visitors.get(request.session_hash):
+                session.pause()
+
+        def on_speed(label: str, request: gr.Request) -> None:
+            if session := visitors.get(request.session_hash):
+                session.set_speed(SPEED_LABELS.get(label, "normal"))
+
+        def on_ack(event: gr.EventData, request: gr.Request) -> Any:
+            session = visitors.get(request.session_hash)
+            given = _payload(event)
+            if session is None or not isinstance(given.get("seq"), int):
+                return gr.skip()
+            session.worker.hear(given["seq"], bool(given.get("missing")))
+            # a paused run draws nothing by itself: send again what the browser lacks
+            again = session.worker.redraw() if given.get("missing") else None
+            return gr.skip() if again is None else again
+
+        def on_view(event: gr.EventData, request: gr.Request) -> Any:
+            session = visitors.get(request.session_hash)
+            given = _payload(event)
+            if session is None:
+                return gr.skip()
+            if isinstance(given.get("visible"), bool):
+                session.worker.look(given["visible"])
+                return gr.skip()
+            hidden = given.get("hidden")
+            if isinstance(hidden, list):
+                session.worker.hide(frozenset(str(name)[:80] for name in hidden[:100]))
+            frame = session.worker.redraw()
+            return gr.skip() if frame is None else frame
+
+        def on_leave(request: gr.Request) -> None:
+            visitors.leave(request.session_hash)
+
+        demo.load(at_load, address, everything, js=HASH_JS, **QUIET)
+        follow.click(at_load, address, everything, js=HASH_JS, **QUIET)
+        tabs.select(on_tab, None, everything, **QUIET)
+        data.input(on_data, data, everything, **QUIET)
+        for card in (knobs, options):
+            card.set(on_set, None, everything, **QUIET)
+            card.act(on_act, None, everything, **QUIET)
+            card.beside(on_beside, None, everything, **QUIET)
+        view.act(on_act, None, everything, **QUIET)
+        view.ack(on_ack, None, view, **QUIET)
+        view.view(on_view, None, view, **QUIET)
+        play.click(on_play, None, view, **STREAM)
+        for button, steps in ((step, 1), (ten, 10), (hundred, 100)):
+            button.click(stepper(steps), None, view, **STREAM)
+        pause.click(on_pause, None, None, **QUIET)
+        reset.click(on_reset, None, everything, **QUIET)
+        seed.click(on_seed, None, everything, **QUIET)
+        undo.click(on_undo, None, everything, **QUIET)
+        speed.input(on_speed, speed, None, **QUIET)
+        demo.unload(on_leave)
+
+    demo.visitors = visitors
+    return demo.queue(default_concurrency_limit=VISITORS, max_size=4 * VISITORS)
+
+
+def _payload(event: gr.EventData) -> dict[str, Any]:
+    """What the browser sent along with an event; anything that is no object is empty."""
+    data = getattr(event, "_data", None)
+    return data if isinstance(data, dict) else {}
+
+
+def theme() -> gr.themes.Base:
+    fonts = ["Inter", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif"]
+    return gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", font=fonts,
+        font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
+        radius_size="lg", spacing_size="sm", text_size="sm",
+    )  # fmt: skip
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch()` needs; the port is Gradio's own (GRADIO_SERVER_PORT)."""
+    style = (ASSETS / "live.css").read_text() + (ASSETS / "style.css").read_text()
+    return {
+        "theme": theme(),
+        "css": style + thumbs.css("#gp-data"),
+        "head": f"<script>{(ASSETS / 'page.js').read_text()}</script>",
+        "ssr_mode": False,
+        "run_history": False,
+        "max_threads": 2 * VISITORS,
+        "show_error": False,
+        "footer_links": [],
+    }
+
+

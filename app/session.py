@@ -1,0 +1,310 @@
+"""Session: one visitor's life with a run. Play, pause, step, undo, parked tabs.
+
+A Session keeps the Experiment and talks to its Worker through the boundary that
+app/worker.py names; it knows neither Plotly nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from app.share import to_hash
+from app.worker import SPEEDS, Worker
+from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines.knobs import shown
+
+UNDO = 10  # changes that can be taken back
+MAX_STEPS = 100_000
+
+class Session:
+    """One visitor. Methods that return `str | None` return a frame to show, if any.
+
+    While a stream runs they return None, for the stream will show the change itself.
+    Whatever is refused raises BadInput and leaves the run as it was.
+    """
+
+    START = ("ring8soft", "flow")  # what an address without an experiment opens
+
+    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
+        self.worker = Worker(device, fps)
+        self.experiment = Experiment(*self.START)
+        self._lock = threading.Lock()
+        self._parked: dict[str, tuple[Experiment, bytes]] = {}  # by family
+        self._chosen: dict[str, str] = {}  # family → the engine last used in it
+        self._undo: list[tuple[Experiment, bytes | None]] = []
+        self._latest: bytes | None = None
+        self._opened = 0
+        self._open(self.experiment)
+
+    # ------------------------------------------------------------ opening
+
+    def _open(self, experiment: Experiment, saved: bytes | None = None) -> None:
+        """Hand an experiment to the worker, with a checkpoint to go on from."""
+        self.experiment = experiment
+        self._chosen[self.family] = experiment.engine
+        self._opened += 1
+        self.worker.post(open=experiment.to_json())
+        if saved is not None:
+            self.worker.post(restore=saved)
+        self._tell()
+
+    def _tell(self, message: str = "") -> None:
+        """What every frame carries along: the engine's texts and the address."""
+        kind = ENGINES[self.experiment.engine]
+        about = {
+            "engine": kind.name,
+            "family": kind.family,
+            "title": kind.title,
+            "tagline": kind.tagline,
+            "objective": kind.objective,
+            "look_for": kind.look_for,
+            "paper": kind.paper,
+            "dataset": self.experiment.dataset,
+            "hash": to_hash(self.experiment),
+        }
+        self.worker.post(extra={"about": about, "run": self._opened}, message=message)
+
+    @property
+    def family(self) -> str:
+        return ENGINES[self.experiment.engine].family
+
+    def open(self, experiment: Experiment) -> str | None:
+        """Open an experiment in place of the present one (an address, a preset)."""
+        with self._lock:
+            self._remember()
+            self._open(experiment)
+        return self.worker.redraw()
+
+    def refuse(self, sentence: str) -> str | None:
+        """Show why something was refused; the run goes on."""
+        self.worker.post(message=sentence)
+        return self.worker.redraw()
+
+    def choose_dataset(self, name: str) -> str | None:
+        """Another dataset, same engine, knobs and seed; a running stream goes on with it."""
+        if not isinstance(name, str) or name not in DATASETS:
+            raise BadInput(f"There is no dataset {shown(name)}.")
+        if name == self.experiment.dataset:
+            return self.worker.redraw()
+        return self.open(self.experiment.but(dataset=name, options={}, points=None))
+
+    def choose_engine(self, name: str) -> str | None:
+        """Another engine on the same data and seed. Parks the run of the engine before."""
+        if not isinstance(name, str) or name not in ENGINES:
+            raise BadInput(f"There is no engine {shown(name)}.")
+        if name == self.experiment.engine:
+            return self.worker.redraw()
+        self.pause()
+        here = self.experiment
+        kept = self.worker.checkpoint()
+        with self._lock:
+            if kept is not None:
+                self._parked[here.engine] = (here, kept)
+            data = {
+                "dataset": here.dataset, "options": here.options,
+                "points": here.points, "seed": here.seed,
+            }  # fmt: skip
+            before, saved = self._parked.pop(name, (None, None))
+            if before is None:
+                wanted = self._acceptable(Experiment(self.START[0], name), data)
+            else:
+                wanted = self._acceptable(before, data)
+            self._undo.clear()
+            same = before is not None and wanted == before
+            self._open(wanted, saved if same else None)
+        return self.worker.redraw()
+
+    @staticmethod
+    def _acceptable(experiment: Experiment, data: dict[str, Any]) -> Experiment:
+        """The experiment on the present data, or on its own where that cannot be."""
+        try:
+            return experiment.but(**data)
+        except BadInput:
+            return experiment
+
+    def choose_family(self, family: str) -> str | None:
+        """A tab: its engine last used, else its first."""
+        known = families()
+        if family not in known:
+            raise BadInput(f"There is no tab {shown(family)}.")
+        return self.choose_engine(self._chosen.get(family, known[family][0]))
+
+    # ------------------------------------------------------------ changes
+
+    def _remember(self) -> None:
+        """Keep the present state, so that what restarts the run can be undone."""
+        kept = self.worker.checkpoint()
+        if kept is None:
+            self.worker.post(save=True)  # the running stream yields it, and _relay files it
+        self._undo.append((self.experiment, kept))
+        del self._undo[:-UNDO]
+
+    def set(self, name: str, value: Any) -> str | None:
+        """Set a knob of the engine."""
+        kind = ENGINES[self.experiment.engine]
+        if not isinstance(name, str) or name not in kind.knobs:
+            raise BadInput(f"There is no knob {shown(name)} here.")
+        with self._lock:
+            changed = self.experiment.but(knobs={**self.experiment.knobs, name: value})
+            entry = kind.knobs[name]
+            if changed == self.experiment:
+                return None
+            if not (entry.live or entry.view):
+                self._remember()
+            self.experiment = changed
+            self.worker.post(set=(name, changed.knobs[name]))
+            self._tell()
+        return self.worker.redraw()
+
+    def set_option(self, name: str, value: Any) -> str | None:
+        """Set an option of the dataset: new data, so the run begins again."""
+        return self.open(self.experiment.but(options={**self.experiment.options, name: value}))
+
+    def set_beside(self, labels: list[str]) -> str | None:
+        """Run the named comparisons of the engine in lockstep beside the present settings."""
+        offered = ENGINES[self.experiment.engine].compare
+        if not isinstance(labels, list) or not all(
+            isinstance(label, str) and label in offered for label in labels
+        ):
+            raise BadInput(f"There is no comparison {shown(labels)} here.")
+        return self.open(self.experiment.but(beside=[offered[label] for label in labels]))
+
+    def beside_labels(self) -> list[str]:
+        offered = ENGINES[self.experiment.engine].compare
+        return [k for k, v in offered.items() if dict(v) in list(self.experiment.beside)]
+
+    def act(self, name: str, arguments: dict[str, Any]) -> str | None:
+        """One of the engine's actions: a button, or a drag on the picture."""
+        kind = ENGINES[self.experiment.engine]
+        if not isinstance(name, str) or name not in kind.actions:
+            raise BadInput(f"There is no action {shown(name)} here.")
+        if not isinstance(arguments, dict):
+            raise BadInput("An action's arguments are numbers by name.")
+        self.worker.post(act=(name, arguments))
+        return self.worker.redraw()
+
+    def reset(self) -> str | None:
+        """Back to step 0 with the same seed."""
+        with self._lock:
+            self._remember()
+            self.worker.post(restart=None)
+            self._tell()
+        return self.worker.redraw()
+
+    def set_seed(self, seed: int) -> str | None:
+        """Begin again from another seed."""
+        return self.open(self.experiment.but(seed=seed))
+
+    def undo(self) -> str | None:
+        """Take back the last change that restarted the run, with the training it had."""
+        with self._lock:
+            if not self._undo:
+                self.worker.post(message="There is nothing to undo.")
+            else:
+                experiment, saved = self._undo.pop()
+                self._open(experiment, saved)
+        return self.worker.redraw()
+
+    # ------------------------------------------------------------ playing
+
+    def play(self) -> Iterator[str]:
+        """Train and yield frames until paused."""
+        yield from self._relay(None)
+
+    def step(self, steps: int) -> Iterator[str]:
+        """Train for exactly so many steps; stops a stream that is playing."""
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+            raise BadInput(f"Between 1 and {MAX_STEPS:,} steps can be taken; got {shown(steps)}.")
+        yield from self._relay(steps)
+
+    def _relay(self, steps: int | None) -> Iterator[str]:
+        for frame, checkpoint in self.worker.stream(steps):
+            if checkpoint is not None:
+                self._latest = checkpoint
+                if frame is None and self._undo and self._undo[-1][1] is None:
+                    self._undo[-1] = (self._undo[-1][0], checkpoint)
+            if frame is not None:
+                yield frame
+
+    def pause(self) -> None:
+        self.worker.stop()
+
+    def set_speed(self, speed: str) -> None:
+        if speed not in SPEEDS:
+            raise BadInput(f"Speed must be one of {', '.join(SPEEDS)}; got {shown(speed)}.")
+        self.worker.post(speed=speed)
+
+    def close(self) -> None:
+        """The visitor left: stop, and let go of everything."""
+        self.worker.stop()
+        self._parked.clear()
+        self._undo.clear()
+        self._latest = None
+
+    # ------------------------------------------------------------ what the page shows
+
+    def controls(self) -> dict[str, Any]:
+        """The engine's knobs with their values, its actions and comparisons."""
+        kind = ENGINES[self.experiment.engine]
+        return {
+            "key": f"engine {kind.name}",
+            "where": "engine",
+            "knobs": [
+                {**entry.spec(), "value": self.experiment.knobs[name]}
+                for name, entry in kind.knobs.items()
+            ],
+            "actions": [a.spec() for a in kind.actions.values() if not a.takes],
+            "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
+            "seed": self.experiment.seed,
+        }
+
+    def data_controls(self) -> dict[str, Any]:
+        """The dataset's options with their values."""
+        dataset = DATASETS.get(self.experiment.dataset)
+        knobs = dataset.knobs if dataset else {}
+        return {
+            "key": f"dataset {self.experiment.dataset}",
+            "where": "dataset",
+            "knobs": [
+                {**entry.spec(), "value": self.experiment.options[name]}
+                for name, entry in knobs.items()
+            ],
+            "actions": [],
+        }
+
+
+class Visitors:
+    """Sessions by the hash that Gradio gives each open page."""
+
+    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
+        self._device, self._fps = device, fps
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def of(self, key: str) -> Session:
+        """The visitor's session, opened at the first call."""
+        with self._lock:
+            if key not in self._sessions:
+                self._sessions[key] = Session(self._device, self._fps)
+            return self._sessions[key]
+
+    def get(self, key: str) -> Session | None:
+        """The visitor's session if there is one."""
+        return self._sessions.get(key)
+
+    def leave(self, key: str) -> None:
+        with self._lock:
+            session = self._sessions.pop(key, None)
+        if session is not None:
+            session.close()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+
+def plain(value: dict[str, Any]) -> str:
+    """JSON for a component of the page."""
+    return json.dumps(value)

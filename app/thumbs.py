@@ -1,0 +1,49 @@
+"""Thumbnails of the datasets: drawn from their own samples, as masks for one CSS colour."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+import torch
+
+from engines import DATASETS
+from engines.data import Dataset
+
+POINTS = 260
+
+
+def svg(dataset: Dataset) -> str:
+    """A square picture of a dataset, black on nothing."""
+    rng = torch.Generator().manual_seed(5)
+    if dataset.kind == "images":
+        height, width = dataset.shape
+        image = dataset.sample(1, rng).reshape(height, width) / dataset.levels
+        cells = "".join(
+            f'<rect x="{c}" y="{r}" width="1.02" height="1.02" opacity="{image[r, c]:.2f}"/>'
+            for r in range(height)
+            for c in range(width)
+            if image[r, c] > 0.08
+        )
+        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -1 {width + 2} {height + 2}">{cells}</svg>'
+    x0, x1, y0, y1 = dataset.extent
+    points = dataset.sample(POINTS, rng)
+    x = 100 * (points[:, 0] - x0) / (x1 - x0)
+    y = 100 * (y1 - points[:, 1]) / (y1 - y0)
+    dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x.tolist(), y.tolist()))
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
+        f'<path d="{dots}" stroke="#000" stroke-width="2.2" stroke-linecap="round"/></svg>'
+    )
+
+
+def css(where: str) -> str:
+    """Rules that put each dataset's picture on its option of the radio group `where`."""
+    rules = []
+    for name, kind in DATASETS.items():
+        image = urllib.parse.quote(svg(kind()), safe=" =:/<>'")
+        rules.append(
+            f"{where} label:has(input[value={name}])::before"
+            f'{{mask-image:url("data:image/svg+xml,{image}");'
+            f'-webkit-mask-image:url("data:image/svg+xml,{image}")}}'
+        )
+    return "\n".join(rules)

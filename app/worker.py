@@ -1,0 +1,233 @@
+"""Worker: the far side of a run's boundary, with its pacing.
+
+In go an Experiment's JSON or a checkpoint's bytes, knob changes and actions; out come
+packed frames and, every two seconds or so, a checkpoint. Nothing else crosses, so that a
+run can live in this process, in another one, or on another machine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from app.view import Known, pack
+from engines import BadInput, Diverged, Experiment, Run
+
+Speed = Literal["single", "slow", "normal", "max"]
+SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
+
+WINDOW = 8  # frames that may be under way unpainted: the queue itself has no back-pressure
+CHECKPOINT_EVERY = 2.0  # seconds
+RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
+AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
+SILENT = 45.0  # seconds without a word from a browser that should be painting
+
+
+class Worker:
+    """Drives one Run. All methods may be called from any thread."""
+
+    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
+        self.device, self.fps = device, fps
+        self.run: Run | None = None
+        self.extra: dict[str, Any] = {}
+        # a plain Lock: a generator may be resumed and closed from different threads
+        self._driver = threading.Lock()
+        self._mail: deque[dict[str, Any]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._known, self._seq, self._acked = Known(), 0, 0
+        self._heard = time.monotonic()
+        self._visible, self._left_at = True, 0.0
+        self._hidden: frozenset[str] = frozenset()
+        self._speed: Speed = "normal"
+        self._message = ""
+
+    # ------------------------------------------------------------ in
+
+    def post(self, **message: Any) -> None:
+        """Leave a message for the run; it is read before the next step.
+
+        open: Experiment JSON · restore: checkpoint · set: (name, value) · act: (name, args) ·
+        restart: seed or None · speed · message: a sentence to show · extra: what every frame
+        carries along · save: yield a checkpoint first.
+        """
+        self._mail.append(message)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ask a running stream to end after its present step."""
+        self._stopping = True
+        self._wake.set()
+
+    def hear(self, seq: int, missing: bool = False) -> None:
+        """The browser has painted frame `seq`, or lacks a block of it."""
+        self._heard = time.monotonic()
+        self._acked = max(self._acked, min(int(seq), self._seq))
+        if missing:
+            self._known.clear()
+
+    def look(self, visible: bool) -> None:
+        """The browser tab came into view, or went out of it."""
+        self._heard = time.monotonic()
+        if self._visible and not visible:
+            self._left_at = time.monotonic()
+        self._visible = visible
+        self._acked = self._seq  # what was under way is painted now, or never
+        self._wake.set()
+
+    def hide(self, panels: frozenset[str]) -> None:
+        """Ids of panels that are not shown, and so need not be worked out."""
+        self._hidden = panels
+
+    @property
+    def streaming(self) -> bool:
+        return self._driver.locked()
+
+    # ------------------------------------------------------------ out
+
+    def redraw(self) -> str | None:
+        """Read the mail and return one whole frame; None while a stream is about to show it."""
+        # a stream that was told to stop may have read its last mail: wait for it to end
+        if not self._driver.acquire(timeout=5.0 if self._stopping else 0.0):
+            return None
+        try:
+            self._read_mail()
+            return self._frame(fresh=True)
+        finally:
+            self._driver.release()
+
+    def checkpoint(self) -> bytes | None:
+        """The run as bytes, or None while a stream holds it (which yields its own)."""
+        if self.run is None or not self._driver.acquire(timeout=5.0 if self._stopping else 0.0):
+            return None
+        try:
+            return self.run.checkpoint()
+        finally:
+            self._driver.release()
+
+    def stream(self, steps: int | None = None) -> Iterator[tuple[str | None, bytes | None]]:
+        """Train, and yield (frame, checkpoint or None) until stopped or `steps` are done.
+
+        Only one stream drives a run: a second one stops the first and waits for its end.
+        """
+        self.stop()
+        if not self._driver.acquire(timeout=10.0):
+            return
+        try:
+            self._stopping, self._acked = False, self._seq
+            self._heard = time.monotonic()
+            yield from self._train(steps)
+        finally:
+            self._stopping = False
+            self._driver.release()
+
+    # ------------------------------------------------------------ the loop
+
+    def _train(self, steps: int | None) -> Iterator[tuple[str | None, bytes | None]]:
+        begin = saved = time.monotonic()
+        drawing, done, last = 0.01, 0, -1.0
+        while not self._stopping:
+            if any("save" in message for message in list(self._mail)):
+                yield None, self.run.checkpoint()  # what the change behind it is undone to
+            self._read_mail()
+            playing = steps is None
+            period = max(1 / self.fps, drawing / 0.3)
+            if playing and self._speed == "max":
+                period = max(period, 0.25)
+            until = time.perf_counter() + max(period - drawing, 0.002)
+            share = self._share(time.monotonic() - begin) if playing else 1.0
+            taken = self._advance(until, share, None if playing else steps - done)
+            done += taken
+            if self.run.diverged or (steps is not None and done >= steps) or self._gone():
+                break
+            if playing:  # rest for what is left of the period, unless there is news
+                self._wake.clear()
+                if (rest := until - time.perf_counter()) > 0 and not self._mail:
+                    self._wake.wait(rest)
+            if self._visible and self._seq - self._acked < WINDOW:
+                tick = time.perf_counter()
+                frame = self._frame(fresh=False, playing=True)
+                cost = time.perf_counter() - tick
+                drawing = cost if last < 0 else 0.8 * drawing + 0.2 * cost
+                last = tick
+                keep = None
+                if time.monotonic() - saved > CHECKPOINT_EVERY:
+                    saved, keep = time.monotonic(), self.run.checkpoint()
+                yield frame, keep
+        self._read_mail()
+        yield self._frame(fresh=True), None if self.run.diverged else self.run.checkpoint()
+
+    def _share(self, since: float) -> float:
+        """Part of the period that is spent training: ramped up, and set by the speed."""
+        ramp = min(1.0, (since / RAMP) ** 2)
+        return {"single": 0.0, "slow": 0.08}.get(self._speed, 1.0) * ramp
+
+    def _advance(self, until: float, share: float, most: int | None) -> int:
+        """Train until a moment, at least one step; returns the number of steps."""
+        begin, taken = time.perf_counter(), 0
+        end = begin + share * (until - begin)
+        while not taken or (time.perf_counter() < end and not self._stopping):
+            self.run.advance()
+            taken += 1
+            if most is not None and taken >= most:
+                break
+        return taken
+
+    def _gone(self) -> bool:
+        now = time.monotonic()
+        if not self._visible:
+            return now - self._left_at > AWAY
+        return self._seq - self._acked >= WINDOW and now - self._heard > SILENT
+
+    def _read_mail(self) -> None:
+        while self._mail:
+            message = self._mail.popleft()
+            try:
+                for kind, value in message.items():
+                    _READERS[kind](self, value)
+            except BadInput as error:
+                self._message = str(error)
+            except Diverged as error:
+                self._message = str(error)
+
+    def _open(self, text: str) -> None:
+        self.run = Experiment.from_json(text).start(self.device)
+
+    def _restore(self, saved: bytes) -> None:
+        if self.run is None:
+            raise BadInput("There is no run to restore into.")
+        self.run.restore(saved)
+
+    def _set(self, change: tuple[str, Any]) -> None:
+        self.run.set(*change)
+
+    def _act(self, what: tuple[str, dict[str, float]]) -> None:
+        name, arguments = what
+        self.run.act(name, **arguments)
+
+    def _restart(self, seed: int | None) -> None:
+        self.run.restart(seed)
+
+    def _frame(self, fresh: bool, playing: bool = False) -> str:
+        frame = self.run.frame(fresh=fresh, hidden=self._hidden)
+        frame.note = frame.note or self._message
+        self._seq += 1
+        return pack(frame, self._known, seq=self._seq, extra={**self.extra, "playing": playing})
+
+
+_READERS: dict[str, Callable[[Worker, Any], None]] = {
+    "open": Worker._open,
+    "restore": Worker._restore,
+    "set": Worker._set,
+    "act": Worker._act,
+    "restart": Worker._restart,
+    "save": lambda worker, value: None,  # the stream looks for it before it reads its mail
+    "speed": lambda worker, value: setattr(worker, "_speed", value),
+    "message": lambda worker, value: setattr(worker, "_message", value),
+    "extra": lambda worker, value: setattr(worker, "extra", value),
+}
+
+

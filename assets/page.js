@@ -1,0 +1,60 @@
+// The page's own habits: keyboard, address, play state, light and dark.
+(() => {
+  const click = id => document.getElementById(id)?.click();
+  const typing = target => target.closest?.('input[type=text], input[type=number], textarea, select, [contenteditable=true], [role=listbox]');
+
+  // ---- keyboard: space plays and pauses, → steps, R resets, N takes a new seed
+  document.addEventListener('keydown', event => {
+    if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) {
+      if (!((event.ctrlKey || event.metaKey) && event.key === 'z' && !typing(event.target))) return;
+      event.preventDefault();
+      return click('gp-undo');
+    }
+    const onSlider = event.target.matches?.('input[type=range], input[type=radio], [role=tab]');
+    if (event.key === ' ') {
+      // a focused button would be pressed as well: space belongs to Play
+      event.preventDefault();
+      click(document.body.classList.contains('gp-playing') ? 'gp-pause' : 'gp-play');
+    } else if (event.key === 'ArrowRight' && !onSlider) { event.preventDefault(); click('gp-step'); }
+    else if (event.key === 'r' || event.key === 'R') click('gp-reset');
+    else if (event.key === 'n' || event.key === 'N') click('gp-seed');
+  });
+  document.addEventListener('keyup', event => {
+    if (event.key === ' ' && event.target.matches?.('button, [role=tab]')) event.preventDefault();
+  });
+
+  // ---- Play answers at once; the frames that follow say what is true
+  document.addEventListener('click', event => {
+    if (event.target.closest?.('#gp-play')) document.body.classList.add('gp-playing');
+    if (event.target.closest?.('#gp-pause')) document.body.classList.remove('gp-playing');
+  }, true);
+
+  // ---- each frame tells whether it is playing, and the address of its experiment
+  let own = '';
+  document.addEventListener('playground:frame', event => {
+    const extra = event.detail || {};
+    document.body.classList.toggle('gp-playing', !!extra.playing);
+    const hash = extra.about && extra.about.hash;
+    if (hash && hash !== own) {
+      own = hash;
+      // replaced, not pushed: Back leaves the page, it doesn't walk through every slider move
+      try { history.replaceState(history.state, '', `#${hash}`); } catch { /* a sandboxed frame */ }
+    }
+  });
+  window.addEventListener('hashchange', () => {
+    if (location.hash.replace(/^#/, '') !== own) click('gp-follow');
+  });
+
+  // ---- light and dark: Gradio's class on the body, remembered
+  const dark = () => document.body.classList.contains('dark');
+  const wanted = (() => { try { return localStorage.getItem('gp-theme'); } catch { return null; } })();
+  const asked = new URLSearchParams(location.search).get('__theme');
+  window.addEventListener('DOMContentLoaded', () => {
+    if (wanted && !asked) setTimeout(() => document.body.classList.toggle('dark', wanted === 'dark'), 0);
+  });
+  document.addEventListener('click', event => {
+    if (!event.target.closest?.('#gp-theme')) return;
+    document.body.classList.toggle('dark');
+    try { localStorage.setItem('gp-theme', dark() ? 'dark' : 'light'); } catch { /* private mode */ }
+  });
+})();

@@ -1,0 +1,278 @@
+"""Normalizing flow: an invertible map f carries data to noise, so its density is exact.
+
+    log q(x) = log N(f(x); 0, I) + log |det ∂f/∂x|
+
+A flow is a list of layers. A layer is a small class with `forward(x)` → (z, log|det ∂z/∂x|)
+and `inverse(z)` → x; the engine, its pictures and its checks use nothing else of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines import nets
+from engines.base import Engine
+from engines.data.base import Dataset, Pool
+from engines.knobs import action, knob
+from engines.marks import Handles, Heat, Images, Mark, Mesh, Metric, Panel, Paths, Points, Slider
+from engines.pictures import centres, numpy
+
+LOG_2PI = math.log(2 * math.pi)
+FIRST_GAIN = 3.0
+TILE = 2048
+
+
+# ---------------------------------------------------------------- layers
+
+
+class Coupling:
+    """Linear mixing, then an affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, eq. 7–8).
+
+        (u, v) = x A + c
+        z = (u, v · exp s(u) + t(u)),    log|det ∂z/∂x| = log|det A| + Σ s(u)
+
+    u passes unchanged, so s and t can be worked out again from z and undone; they come from
+    one network of u. |s| < `REACH`, so that no single layer can blow up.
+
+    Args:
+        matrix, shift: A (d, d) and c (d,).
+        log_det: log|det A|, 0-d.
+        network: weights (n_in, n_out) and biases (n_out,) of the layers of s and t.
+    """
+
+    REACH = 3.0
+
+    def __init__(
+        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self.matrix, self.shift, self.log_det, self.network = matrix, shift, log_det, network
+        dim = len(shift)
+        self.parts = (dim // 2, dim - dim // 2)  # numbers in u and in v
+
+    def _scale_shift(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """s(u) and t(u), each (N, d₂)."""
+        *hidden, (weight, bias) = self.network
+        for w, b in hidden:
+            u = F.silu(torch.addmm(b, u, w))
+        s, t = torch.addmm(bias, u, weight).split(self.parts[1], 1)
+        return self.REACH * torch.tanh(s / self.REACH), t
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d) → (N, d) and log|det| (N,)."""
+        u, v = torch.addmm(self.shift, x, self.matrix).split(self.parts, 1)
+        s, t = self._scale_shift(u)
+        return torch.cat([u, torch.addcmul(t, v, s.exp())], 1), s.sum(1) + self.log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The x for which forward(x) is z, (N, d) → (N, d)."""
+        u, v = z.split(self.parts, 1)
+        s, t = self._scale_shift(u)
+        mixed = torch.cat([u, (v - t) * (-s).exp()], 1)
+        return (mixed - self.shift) @ torch.linalg.inv(self.matrix)
+
+
+class RealNVP(nn.Module):
+    """L couplings. Their weights are stacked along a leading axis of length L, so that the
+    optimiser and the weight average see ten tensors instead of a hundred.
+
+    A = P·(I + lower)·(upper + diag ±eᵃ) as in Glow (Kingma & Dhariwal 2018), so that
+    log|det A| = Σ a and A cannot become singular; the permutation P and the signs are fixed.
+
+    Args:
+        mixing: "linear" learns A, "swap" keeps it exchanging the two halves (up to a sign).
+    """
+
+    def __init__(
+        self, dim: int, layers: int, width: int, hidden: int, mixing: str, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        dev = rng.device
+        sizes = [dim // 2, *[width] * hidden, 2 * (dim - dim // 2)]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
+            # the first layer is steeper, so that its units bend at many places of u; the
+            # last one starts near zero, so that every coupling starts near the identity
+            gain = (FIRST_GAIN if i == 0 else 0.01 if i == hidden else 1.0) / math.sqrt(n_in)
+            w = torch.empty(layers, n_in, n_out, device=dev).uniform_(-gain, gain, generator=rng)
+            b = torch.empty(layers, n_out, device=dev).uniform_(-gain, gain, generator=rng)
+            self.weights.append(nn.Parameter(w))
+            self.biases.append(nn.Parameter(b))
+        start = self._rotations(dim, layers, 0.25 if mixing == "swap" else None, rng)
+        swap, lower, upper = torch.linalg.lu(start.double())
+        diagonal = upper.diagonal(dim1=1, dim2=2)
+        train = mixing == "linear"
+        self.shift = nn.Parameter(torch.zeros(layers, dim, device=dev), train)
+        self.lower = nn.Parameter(lower.tril(-1).float(), train)
+        self.upper = nn.Parameter(upper.triu(1).float(), train)
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().float(), train)
+        self.register_buffer("swap", swap.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.register_buffer("eye", torch.eye(dim, device=dev))
+
+    @staticmethod
+    def _rotations(dim: int, layers: int, turn: float | None, rng: torch.Generator) -> Tensor:
+        """First mixing matrices (L, d, d): rotations of one half into the other.
+
+        By about a sixth of a full turn each, and by whole turns in all: so the picture of
+        the layers starts without a twist, and successive couplings act in three directions.
+        """
+        if turn is None:
+            turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
+        half = dim // 2
+        a = torch.eye(dim, device=rng.device)
+        c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+        i = torch.arange(half)
+        a[i, i], a[i, i + dim - half] = c, s
+        a[i + dim - half, i], a[i + dim - half, i + dim - half] = -s, c
+        return a.repeat(layers, 1, 1)
+
+    def matrices(self) -> Tensor:
+        """A, (L, d, d)."""
+        lower = self.lower.tril(-1) + self.eye
+        upper = self.upper.triu(1) + torch.diag_embed(self.sign * self.log_diagonal.exp())
+        return self.swap @ (lower @ upper)
+
+    def layers(self) -> list[Coupling]:
+        """The couplings in the order from data to noise."""
+        networks = zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(self.weights, self.biases)))
+        return [
+            Coupling(a, c, d, list(network))
+            for a, c, d, network in zip(
+                self.matrices().unbind(0),
+                self.shift.unbind(0),
+                self.log_diagonal.sum(1).unbind(0),
+                networks,
+            )
+        ]
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I), (N, d) → (N,)."""
+    return -0.5 * (z * z).sum(1) - 0.5 * z.shape[1] * LOG_2PI
+
+
+# ---------------------------------------------------------------- the engine
+
+
+class Flow(Engine):
+    """RealNVP on standardised data, trained by maximum likelihood with Adam."""
+
+    name = "flow"
+    family = "Flow"
+    place = 9
+    title = "Normalizing flow"
+    tagline = (
+        "A chain of invertible layers bends a Gaussian into the data; since every bend can be "
+        "undone, the density is exact."
+    )
+    objective = "log q(x) = log p_{z}(f(x)) + log |det ∂f/∂x|"
+    look_for = (
+        "The noise grid folds but never tears: thin bridges of density stay between separate "
+        "modes. Slide through the layers to see each coupling shift one direction only."
+    )
+    paper = "Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP"
+    compare = {
+        "4 layers": {"layers": 4},
+        "Halves swapped, not mixed": {"mixing": "swap"},
+        "One hidden layer of 16": {"hidden": 1, "width": 16},
+    }
+    density = "exact"
+    loss_is_nll = True
+    loss_label = "−log q(x), nats"
+
+    layers: int = knob(12, 2, 24, help="Couplings between data and noise.")
+    width: int = knob(
+        64, 8, 256, log=True, help="Units in each hidden layer of a coupling's network."
+    )
+    hidden: int = knob(2, 1, 3, label="Hidden layers", help="Depth of each coupling's network.")
+    mixing: Literal["linear", "swap"] = knob(
+        "linear", help="Between couplings: a learnt linear map, or only exchanging the two halves."
+    )
+    lr: float = knob(
+        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls like 1/√step after the first thousand steps.",
+    )  # fmt: skip
+    batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points a step.")
+    averaged: bool = knob(
+        True, view=True, label="Averaged weights",
+        help="Show the model with weights averaged over recent steps, or the weights themselves.",
+    )  # fmt: skip
+    grid_lines: int = knob(17, 5, 25, view=True, help="Lines each way of the warped noise grid.")
+    grid_extent: float = knob(
+        2.5, 1.0, 4.0, view=True, help="How far the noise grid reaches, in standard deviations."
+    )
+
+    WARM, DECAY_FROM = 100, 1000  # steps
+    AVERAGE = 0.999
+    CLIP = 10.0
+
+    @classmethod
+    def accepts(cls, dataset: Dataset) -> str | None:
+        return None if dataset.dim >= 2 else "A coupling needs at least two coordinates to split."
+
+    # ------------------------------------------------------------ training
+
+    def start(self, pool: Pool) -> None:
+        super().start(pool)
+        make = (self.dim, self.layers, self.width, self.hidden, self.mixing)
+        self.net = RealNVP(*make, self.rng)
+        self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
+        self._weights = [p for p in self.net.parameters() if p.requires_grad]
+        self.optimiser = nets.adam(self._weights, self.lr, betas=(0.9, 0.99))
+
+    def step(self) -> dict[str, Tensor]:
+        x = self.standardise(self.pool.batch(self.batch, self.rng))
+        t = self.step_count + 1
+        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.DECAY_FROM / t) ** 0.5, 1))
+        self.optimiser.zero_grad()
+        loss = -self._log_prob(self.net, x).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._weights, self.CLIP)
+        self.optimiser.step()
+        self.average.update(self.net, t)
+        return {"nll": loss.detach() + self.log_std}
+
+    def _log_prob(self, net: RealNVP, x: Tensor) -> Tensor:
+        """Log-density of standardised rows."""
+        z, log_dets = x, []
+        for layer in net.layers():
+            z, log_det = layer.forward(z)
+            log_dets.append(log_det)
+        return log_normal(z) + torch.stack(log_dets).sum(0)
+
+    # ------------------------------------------------------------ the model
+
+    @property
+    def shown(self) -> RealNVP:
+        """The network that is looked at, sampled and measured: averaged or as it is."""
+        return self.average.module if self.averaged else self.net
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        parts = [self._log_prob(self.shown, part) for part in self.standardise(x).split(TILE)]
+        return torch.cat(parts) - self.log_std
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Data (N, d) → noise f(x) (N, d)."""
+        z = self.standardise(x)
+        for layer in self.shown.layers():
+            z, _ = layer.forward(z)
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Noise (N, d) → data f⁻¹(z) (N, d)."""
+        for layer in reversed(self.shown.layers()):
+            z = layer.inverse(z)
+        return self.unstandardise(z)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.decode(self.randn(n, self.dim, generator=generator))
+
+    def metrics(self) -> list[Metric]:
+        return []

@@ -1,0 +1,459 @@
+"""The contract, over everything registered: a new engine is tested by being there."""
+
+from __future__ import annotations
+
+import ast
+import math
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
+from engines.knobs import Knob, Knobbed, knob
+from engines.pictures import centres
+
+ROOT = pathlib.Path(__file__).parent.parent
+KNOBS = [(e, k) for e, kind in ENGINES.items() for k in kind.knobs]
+PLANES = [name for name, kind in DATASETS.items() if kind.kind == "plane"]
+
+
+def start(engine: str, dataset: str = "ring8soft", **rest) -> Run:
+    return Experiment(dataset, engine, **rest).start("cpu")
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """All that training depends on, but for the viewing generator."""
+    return {
+        f"{lane.index}:{k}": v
+        for lane in run.lanes
+        for k, v in lane.engine.state()[0].items()
+        if k != "view_rng"
+    }
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_registries_hold_what_is_promised():
+    assert {"mixture", "flow", "gan"} <= set(ENGINES)
+    assert {
+        "ring8", "ring8soft", "grid25", "unbalanced", "checkerboard", "moons", "spirals",
+        "rings", "pinwheel", "swissroll", "river", "two_gaussians", "digits",
+    } <= set(DATASETS)  # fmt: skip
+    assert {"Mixture", "Flow", "GAN"} <= {kind.family for kind in ENGINES.values()}
+
+
+def test_engines_know_neither_gradio_nor_plotly():
+    for path in (ROOT / "engines").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in ("gradio", "plotly", "app"), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_says_what_it_is(engine):
+    kind = ENGINES[engine]
+    for text in (kind.title, kind.tagline, kind.objective, kind.look_for, kind.paper, kind.family):
+        assert text and not text.isspace()
+    assert kind.__doc__
+    assert (kind.density is not None) == (kind.log_prob is not Engine_log_prob())
+    for changes in kind.compare.values():
+        kind.complete(changes)
+
+
+def Engine_log_prob():
+    from engines.base import Engine
+
+    return Engine.log_prob
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_engine_trains_on_every_dataset(engine, dataset):
+    run = start(engine, dataset).train(steps=3)
+    assert run.step == 3 and run.diverged is None
+    x = run.sample(32)
+    assert x.shape == (32, run.pool.dim) and x.dtype == torch.float32 and torch.isfinite(x).all()
+    if ENGINES[engine].density:
+        lp = run.log_prob(x)
+        assert lp.shape == (32,) and torch.isfinite(lp).all()
+    else:
+        with pytest.raises(NotImplementedError, match="density"):
+            run.log_prob(x)
+    frame = run.frame()
+    assert frame.step == 3 and frame.panels and frame.metrics
+    assert len({(p.lane, p.id) for p in frame.panels}) == len(frame.panels)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_points_of_ones_own(engine):
+    xy = np.random.default_rng(0).normal(size=(500, 2)) * [3.0, 0.5] + 7
+    run = Experiment.from_points(xy, engine).start("cpu").train(steps=3)
+    assert run.sample(10).shape == (10, 2)
+    assert run.frame().panels
+    again = Experiment.from_json(run.experiment.to_json())
+    assert again == run.experiment and np.array_equal(again.points, run.experiment.points)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_experiment_gives_the_same_numbers(engine):
+    a, b = (start(engine, seed=3).train(steps=12) for _ in range(2))
+    assert equal(weights(a), weights(b))
+    assert torch.equal(a.sample(50), b.sample(50))
+    assert not equal(weights(a), weights(start(engine, seed=4).train(steps=12)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_looking_never_changes_training(engine):
+    plain = start(engine).train(steps=12)
+    seen = start(engine)
+    for i in range(12):
+        seen.train(steps=1)
+        seen.frame(fresh=i % 2 == 0)
+        seen.sample(7)
+    assert equal(weights(plain), weights(seen))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_frame_can_be_looked_at_twice(engine):
+    run = start(engine).train(steps=2)
+    first, second = run.frame(), run.frame()
+    assert [p.id for p in first.panels] == [p.id for p in second.panels]
+    a, b = run.sample(5), run.sample(5)
+    assert not torch.equal(a, b), "successive samples are fresh"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dataset", ["ring8soft", "digits"])
+def test_twenty_steps_saved_and_twenty_more_are_forty(engine, dataset):
+    whole = start(engine, dataset).train(steps=40)
+    half = start(engine, dataset).train(steps=20)
+    saved = half.checkpoint()
+    assert isinstance(saved, bytes) and b"pickle" not in saved
+    half.train(steps=7)  # what was saved is not what goes on
+    other = start(engine, "moons", seed=9).restore(saved)
+    assert other.step == 20 and other.experiment == half.experiment
+    other.train(steps=20)
+    assert equal(weights(whole), weights(other))
+    a, b = whole.frame(), other.frame()
+    assert [m.value for m in a.metrics] == pytest.approx([m.value for m in b.metrics], nan_ok=True)
+
+
+@pytest.mark.parametrize("bad", [b"", b"abc", b"\x08" + bytes(40), b"x" * 5000, "text", None, 7])
+def test_what_is_no_checkpoint_is_refused_and_the_run_goes_on(bad):
+    run = start("mixture").train(steps=3)
+    before = weights(run)
+    with pytest.raises(BadInput, match="not a checkpoint"):
+        run.restore(bad)
+    assert run.step == 3 and equal(before, weights(run))
+    run.train(steps=1)
+
+
+def test_a_damaged_checkpoint_is_refused():
+    run = start("mixture").train(steps=3)
+    saved = run.checkpoint()
+    other = start("gan").train(steps=2)
+    for damaged in (saved[: len(saved) // 2], saved[:-8], bytes(8) + saved[8:]):
+        with pytest.raises(BadInput):
+            other.restore(damaged)
+    assert other.step == 2 and other.experiment.engine == "gan"
+
+
+@pytest.mark.parametrize(("engine", "name"), KNOBS)
+def test_every_knob_at_both_ends_and_one_past_each(engine, name):
+    entry = ENGINES[engine].knobs[name]
+    if entry.kind in ("choice", "bool"):
+        good = entry.choices or (True, False)
+        bad = ["no such choice", 3, None]
+    else:
+        good = (entry.low, entry.high)
+        step = 1 if entry.kind == "int" else 0.1 * (entry.high - entry.low)
+        bad = [
+            entry.low - step,
+            entry.high + step,
+            math.nan,
+            math.inf,
+            "5",
+            True,
+            None,
+            [1],
+            10**400,
+        ]
+    for value in good:
+        context = {
+            k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()
+        }
+        run = start(engine, knobs={**context, name: value})
+        try:
+            run.train(steps=2)
+        except Diverged as error:
+            assert "Try" in str(error)
+        assert run.frame().panels
+    for value in bad:
+        with pytest.raises(BadInput) as refused:
+            Experiment("ring8soft", engine, knobs={name: value})
+        assert name in str(refused.value) and len(str(refused.value)) < 300
+
+
+def another(entry: Knob, value):
+    """A value well away from `value`."""
+    if entry.kind == "choice":
+        return next(c for c in entry.choices if c != value)
+    if entry.kind == "bool":
+        return not value
+    if entry.log:
+        middle = math.sqrt(entry.low * entry.high)
+    else:
+        middle = (entry.low + entry.high) / 2
+    far = entry.high if value < middle else entry.low
+    out = math.sqrt(far * value) if entry.log and value > 0 and far > 0 else (far + value) / 2
+    return round(out) if entry.kind == "int" else out
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [(e, k) for e, k in KNOBS if not ENGINES[e].knobs[k].view]
+)
+def test_every_training_knob_changes_training(engine, name):
+    kind = ENGINES[engine]
+    entry = kind.knobs[name]
+    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
+    value = kind.complete(context)[name]
+    outcomes = []
+    for v in (value, another(entry, value)):
+        if entry.live:  # moved while it runs
+            run = start(engine, knobs=context)
+            run.train(steps=2)
+            assert run.set(name, v) is False
+        else:
+            run = start(engine, knobs={**context, name: v})
+        try:
+            run.train(steps=20)
+        except Diverged:
+            outcomes.append(None)
+            continue
+        outcomes.append(
+            (weights(run), run.sample(20), {k: t.values for k, t in run.lanes[0].tracks.items()})
+        )
+    a, b = outcomes
+    same = a and b and equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+    assert not same, f"{name} does nothing"
+
+
+@pytest.mark.parametrize(("engine", "name"), [(e, k) for e, k in KNOBS if ENGINES[e].knobs[k].view])
+def test_every_view_knob_changes_the_frame_and_only_the_frame(engine, name):
+    from app.view import pack
+
+    kind = ENGINES[engine]
+    entry = kind.knobs[name]
+    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
+    run = start(engine, knobs=context).train(steps=5)
+
+    def picture() -> list[str]:
+        frame = run.frame()
+        frame.metrics, frame.seconds, frame.rate = [], 0, 0
+        return [panel_bytes(p) for p in frame.panels]
+
+    before, trained = picture(), weights(run)
+    assert picture() == before, "the same frame twice is the same picture"
+    assert run.set(name, another(entry, run.experiment.knobs[name])) is False
+    assert picture() != before, f"{name} shows no difference"
+    assert equal(trained, weights(run)) and run.step == 5
+    assert pack(run.frame())
+
+
+def panel_bytes(panel) -> str:
+    """Everything a panel shows, as text that can be compared."""
+
+    def flat(value):
+        if isinstance(value, np.ndarray):
+            return (value.shape, value.tobytes())
+        if hasattr(value, "__dict__"):
+            return (type(value).__name__, [(k, flat(v)) for k, v in vars(value).items()])
+        if isinstance(value, list | tuple):
+            return [flat(v) for v in value]
+        return value
+
+    return repr(flat(panel))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_actions_act(engine):
+    kind = ENGINES[engine]
+    for name, entry in kind.actions.items():
+        run = start(engine).train(steps=3)
+        before, trained = [panel_bytes(p) for p in run.frame().panels], weights(run)
+        run.act(name, **dict.fromkeys(entry.takes, 0.7))
+        assert entry.trains != equal(trained, weights(run))
+        assert [panel_bytes(p) for p in run.frame().panels] != before
+        for bad in ({"nonsense": 1.0}, dict.fromkeys(entry.takes, math.nan) or {"x": 1.0}):
+            with pytest.raises(BadInput):
+                run.act(name, **bad)
+    with pytest.raises(BadInput):
+        start(engine).act("no_such_action")
+
+
+@pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
+def test_densities_integrate_to_one(engine):
+    run = start(engine, "moons").train(steps=30)
+    box, n = (-12.0, 12.0, -12.0, 12.0), 1200
+    mass = run.log_prob(centres(box, n)).double().exp().sum() * ((box[1] - box[0]) / n) ** 2
+    assert float(mass) == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
+def test_samples_agree_with_the_density(engine):
+    """E_q[log q] over samples equals −entropy by quadrature; a shifted density would not."""
+    run = start(engine, "two_gaussians").train(steps=40)
+    box, n = (-12.0, 12.0, -12.0, 12.0), 1200
+    grid_log = run.log_prob(centres(box, n)).double()
+    cell = ((box[1] - box[0]) / n) ** 2
+    entropy = -float((grid_log.exp() * grid_log).sum() * cell)
+    x = run.sample(20_000)
+
+    def agrees(log_q: torch.Tensor) -> bool:
+        se = float(log_q.std()) / len(log_q) ** 0.5
+        return abs(float(log_q.mean()) + entropy) < 5 * se + 5e-3
+
+    assert agrees(run.log_prob(x).double())
+    assert not agrees(run.log_prob(x + 0.6).double()), "the wrong twin must fail"
+
+
+def test_engines_in_two_threads_do_not_disturb_each_other():
+    alone = {e: weights(start(e, seed=1).train(steps=25)) for e in ENGINES}
+    together: dict[str, dict] = {}
+
+    def work(engine: str) -> None:
+        run = start(engine, seed=1)
+        for _ in range(5):
+            run.train(steps=5)
+            run.frame(fresh=False)
+        together[engine] = weights(run)
+
+    threads = [threading.Thread(target=work, args=(e,)) for e in ENGINES]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for engine in ENGINES:
+        assert equal(alone[engine], together[engine]), engine
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_beside_runs_in_lockstep_on_the_same_data(engine):
+    kind = ENGINES[engine]
+    if not kind.compare:
+        pytest.skip("nothing to compare with")
+    changes = next(iter(kind.compare.values()))
+    run = start(engine, beside=[changes]).train(steps=6)
+    alone = start(engine).train(steps=6)
+    assert len(run.lanes) == 2
+    assert torch.equal(run.sample(9), alone.sample(9)), "the lane beside changes nothing"
+    other = start(engine, knobs=changes).train(steps=6)
+    assert torch.equal(run.sample(9, lane=1), other.sample(9))
+    frame = run.frame()
+    assert {p.lane for p in frame.panels} == {0, 1}
+    assert Experiment.from_json(run.experiment.to_json()) == run.experiment
+    run.restore(run.checkpoint())
+
+
+def test_a_run_that_diverges_says_which_knob_to_try():
+    run = start("flow", "grid25", knobs={"lr": ENGINES["flow"].knobs["lr"].high})
+    good = run.frame()
+    with torch.no_grad():  # a weight gone wrong, as a far too large step leaves it
+        for p in next(
+            m for m in vars(run.engine).values() if isinstance(m, torch.nn.Module)
+        ).parameters():
+            p.fill_(math.nan)
+    with pytest.raises(Diverged, match="learning rate"):
+        run.train(steps=3)
+    frame = run.frame()
+    assert frame is good or frame.step == good.step, "the last good frame is kept"
+    assert "learning rate" in frame.note
+    run.restart()
+    run.train(steps=2)
+    assert run.diverged is None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "", "{", "[]", "null", "7", '"x"', "{}", '{"version": 1}',
+        '{"version": 2, "dataset": "ring8", "engine": "gan"}',
+        '{"version": true, "dataset": "ring8", "engine": "gan"}',
+        '{"version": 1, "dataset": "nowhere", "engine": "gan"}',
+        '{"version": 1, "dataset": "ring8", "engine": "__class__"}',
+        '{"version": 1, "dataset": ["ring8"], "engine": "gan"}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "seed": -1}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "seed": 1e99}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "knobs": [1]}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "knobs": {"batch": 1e18}}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "knobs": {"__init__": 1}}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "beside": [{}, {}, {}, {}]}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "beside": "abc"}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "extra": 1}',
+        '{"version": 1, "dataset": "points", "engine": "gan", "points": [[1, 2], [3]]}',
+        '{"version": 1, "dataset": "points", "engine": "gan", "points": "abc"}',
+        '{"version": 1, "dataset": "points", "engine": "gan", "points": [[NaN, 1]]}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "options": {"x": 1}}',
+        '{"version": 1, "dataset": "ring8", "engine": "gan", "source": "nowhere"}',
+        "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_hostile_json_is_refused_in_one_sentence(hostile):
+    with pytest.raises(BadInput) as refused:
+        Experiment.from_json(hostile)
+    text = str(refused.value)
+    assert text.endswith(".") and len(text) < 600 and "\n" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dataset", PLANES[:3])
+def test_an_experiment_survives_json(engine, dataset):
+    kind = ENGINES[engine]
+    knobs = {k: another(e, e.default) for k, e in kind.knobs.items()}
+    experiment = Experiment(dataset, engine, seed=11, knobs=knobs)
+    again = Experiment.from_json(experiment.to_json())
+    assert again == experiment and hash(again) == hash(experiment)
+    assert set(again.to_dict()["knobs"]) == set(kind.knobs), "all knobs: defaults may change"
+
+
+def test_a_knob_must_be_declared_sensibly():
+    with pytest.raises(TypeError, match="range"):
+
+        class NoRange(Knobbed):
+            a: float = knob(1.0, help="x")
+
+    with pytest.raises(TypeError, match="help"):
+
+        class NoHelp(Knobbed):
+            a: float = knob(1.0, 0.0, 2.0)
+
+    with pytest.raises(TypeError, match="annotate"):
+
+        class NoType(Knobbed):
+            a: list = knob(1.0, 0.0, 2.0, help="x")
+
+    with pytest.raises(BadInput):
+
+        class OutOfRange(Knobbed):
+            a: float = knob(3.0, 0.0, 2.0, help="x")
+
+
+def test_a_run_keeps_its_curves_small():
+    from engines.run import Track
+
+    track = Track(limit=100)
+    for i in range(100_000):
+        track.add(i, float(i))
+    assert len(track.steps) <= 100
+    assert track.values == pytest.approx(track.steps)
+    assert Track.load(track.dump()).values == track.values
