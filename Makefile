@@ -52,3 +52,6 @@ $(VENV)/bin/python:
 
 clean:
 	rm -rf $(VENV) bench/out tests/out
+
+docs: $(VENV)/.run
+	$(PY) -m app.docs

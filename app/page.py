@@ -45,12 +45,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
     tabs_by_family = families()
     first = ENGINES[Session.START[1]].family
 
-    with gr.Blocks(title="Generative Playground", analytics_enabled=False) as demo:
+    with gr.Blocks(title="Generative Playground", analytics_enabled=False, fill_width=True) as demo:
         with gr.Column(elem_id="gp-app"):
             gr.HTML(
-                '<h1 class="gp-logo">Generative<em>Playground</em></h1>'
-                '<button type="button" id="gp-theme" title="Light or dark" '
-                'aria-label="Light or dark">◐</button>',
+                '<h1 class="gp-logo">Generative<em>Playground</em></h1>',
                 elem_id="gp-brand",
                 js_on_load=None,
             )
@@ -60,6 +58,9 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         kind = ENGINES[engines[0]]
                         gr.HTML(f'<p class="gp-unseen">{kind.title}: {kind.tagline}</p>',
                                 js_on_load=None)  # fmt: skip
+            gr.HTML('<button type="button" id="gp-theme" title="Light or dark" '
+                    'aria-label="Light or dark">◐</button>', elem_id="gp-corner",
+                    js_on_load=None)  # fmt: skip
             with gr.Column(elem_id="gp-left"), gr.Column(elem_classes="gp-card"):
                 gr.HTML("<h4>Data</h4>", js_on_load=None)
                 data = gr.Radio(
@@ -265,5 +266,3 @@ def launch_options() -> dict[str, Any]:
         "show_error": False,
         "footer_links": [],
     }
-
-

@@ -19,6 +19,7 @@ from engines.knobs import shown
 UNDO = 10  # changes that can be taken back
 MAX_STEPS = 100_000
 
+
 class Session:
     """One visitor. Methods that return `str | None` return a frame to show, if any.
 

@@ -229,5 +229,3 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "message": lambda worker, value: setattr(worker, "_message", value),
     "extra": lambda worker, value: setattr(worker, "extra", value),
 }
-
-

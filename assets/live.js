@@ -265,8 +265,14 @@
     }
 
     gradient(scale, role) {
-      const stops = this.stops(scale, role).map((c) => `rgb(${c.map(Math.round).join(",")})`);
-      return `linear-gradient(90deg, ${stops.join(",")})`;
+      const key = `ramp ${scale} ${role}`;
+      let ramp = this.tables.get(key);
+      if (!ramp) {
+        const stops = this.stops(scale, role).map((c) => `rgb(${c.map(Math.round).join(",")})`);
+        ramp = `linear-gradient(90deg, ${stops.join(",")})`;
+        this.tables.set(key, ramp);
+      }
+      return ramp;
     }
 
     /** A small disc with a thin rim, so that points stay visible on their own colour. */
@@ -747,7 +753,7 @@
       margin: { l: 40, r: 8, t: 8, b: 30 },
       xaxis: curves
         ? axis(curves.x_label, curves.log_x ? "log" : "linear")
-        : { ...axis("", "category"), showgrid: false },
+        : { ...axis("", "category"), showgrid: false, nticks: 0 },
       yaxis: { ...axis("", log ? "log" : "linear"), rangemode: only ? "tozero" : "normal" },
       bargap: 0.25,
       hovermode: "x unified",
@@ -805,9 +811,7 @@
       zeroline: false,
       showline: false,
       showticklabels: !bare,
-      ticks: bare ? "" : "inside",
-      ticklen: 3,
-      tickcolor: theme.mute,
+      ticks: "",
       tickfont: { size: 9, color: theme.mute },
       ticklabelposition: "inside",
       nticks: 6,
@@ -958,7 +962,7 @@
       this.drop();
       this.kind = kind;
       this.what = null; // so that labels are set again
-      this.figure.className = `gp-panel gp-${kind}`;
+      this.figure.className = `gp-panel gp-is-${kind}`;
       this.plot.replaceChildren();
       this.canvas = this.axesBox = this.textBox = null;
       if (kind === "text") {
@@ -1231,8 +1235,6 @@
       this.relayout({
         "xaxis.tickfont.color": mute,
         "yaxis.tickfont.color": mute,
-        "xaxis.tickcolor": mute,
-        "yaxis.tickcolor": mute,
         "modebar.color": mute,
         "modebar.activecolor": accent,
       });
@@ -1260,10 +1262,13 @@
       this.scaleKey = key;
       if (!heat) return this.scale.replaceChildren();
       const { lo, hi } = heat.values;
-      const ramp = make("i");
-      ramp.style.background = theme.gradient(heat.scale, heat.role);
+      if (!this.scale.children.length) this.scale.append(make("span"), make("i"), make("span"));
+      const [low, ramp, high] = this.scale.children;
       const unit = heat.scale === "diverging" && heat.unit ? ` ${heat.unit}` : "";
-      this.scale.replaceChildren(shown(lo, 2), ramp, shown(hi, 2) + unit);
+      setText(low, shown(lo, 2));
+      setText(high, shown(hi, 2) + unit);
+      const colours = theme.gradient(heat.scale, heat.role);
+      if (this.ramp !== colours) ramp.style.background = this.ramp = colours;
     }
 
     // ------------------------------------------------------------ the pointer
@@ -1677,10 +1682,12 @@
     }
 
     build(what) {
-      const head = make("tr", "", make("th", "", ""), make("th", "", ""), make("th", "", "± / floor"));
-      head.lastChild.title =
-        "The standard error of the number, or what two fresh sets of true samples would give.";
-      for (const cell of head.children) cell.scope = "col";
+      const head = make("tr", "gp-unseen");
+      for (const name of ["Metric", "Value", "Standard error or floor"]) {
+        const cell = make("th", "", name);
+        cell.scope = "col";
+        head.append(cell);
+      }
       const body = make("tbody");
       const lanes = new Set(what.map((m) => m.lane));
       let lane = null;

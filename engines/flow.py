@@ -9,6 +9,7 @@ and `inverse(z)` → x; the engine, its pictures and its checks use nothing else
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Literal
 
@@ -26,7 +27,8 @@ from engines.pictures import centres, numpy
 
 LOG_2PI = math.log(2 * math.pi)
 FIRST_GAIN = 3.0
-TILE = 2048
+TILE = 2048  # rows at a time, so that a layer's activations stay in the cache
+KEYFRAMES, JOURNEYS, FIELD = 9, 300, 60
 
 
 # ---------------------------------------------------------------- layers
@@ -96,7 +98,7 @@ class RealNVP(nn.Module):
         dev = rng.device
         sizes = [dim // 2, *[width] * hidden, 2 * (dim - dim // 2)]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             # the first layer is steeper, so that its units bend at many places of u; the
             # last one starts near zero, so that every coupling starts near the identity
             gain = (FIRST_GAIN if i == 0 else 0.01 if i == hidden else 1.0) / math.sqrt(n_in)
@@ -226,26 +228,21 @@ class Flow(Engine):
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
         self._weights = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = nets.adam(self._weights, self.lr, betas=(0.9, 0.99))
+        # the point whose way is drawn; looking, not training
+        self.probe_x, self.probe_y = pool.val[0, :2].tolist()
 
     def step(self) -> dict[str, Tensor]:
-        x = self.standardise(self.pool.batch(self.batch, self.rng))
+        x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
         nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.DECAY_FROM / t) ** 0.5, 1))
         self.optimiser.zero_grad()
-        loss = -self._log_prob(self.net, x).mean()
+        z, log_det = self.forward(x, self.net)
+        loss = -(log_normal(z) + log_det).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self._weights, self.CLIP)
         self.optimiser.step()
         self.average.update(self.net, t)
-        return {"nll": loss.detach() + self.log_std}
-
-    def _log_prob(self, net: RealNVP, x: Tensor) -> Tensor:
-        """Log-density of standardised rows."""
-        z, log_dets = x, []
-        for layer in net.layers():
-            z, log_det = layer.forward(z)
-            log_dets.append(log_det)
-        return log_normal(z) + torch.stack(log_dets).sum(0)
+        return {"nll": loss.detach()}
 
     # ------------------------------------------------------------ the model
 
@@ -254,25 +251,173 @@ class Flow(Engine):
         """The network that is looked at, sampled and measured: averaged or as it is."""
         return self.average.module if self.averaged else self.net
 
+    def forward(self, x: Tensor, net: RealNVP | None = None) -> tuple[Tensor, Tensor]:
+        """f(x) (N, d) and log|det ∂f/∂x| (N,), standardisation included; x in data units."""
+        z, log_dets = self.standardise(x), []
+        for layer in (net or self.shown).layers():
+            z, log_det = layer.forward(z)
+            log_dets.append(log_det)
+        return z, torch.stack(log_dets).sum(0) - self.log_std
+
     def log_prob(self, x: Tensor) -> Tensor:
-        parts = [self._log_prob(self.shown, part) for part in self.standardise(x).split(TILE)]
-        return torch.cat(parts) - self.log_std
+        """log N(f(x); 0, I) + log|det ∂f/∂x| in nats, (N, d) → (N,)."""
+        parts = [self.forward(part) for part in x.split(TILE)]
+        return torch.cat([log_normal(z) + log_det for z, log_det in parts])
 
     def encode(self, x: Tensor) -> Tensor:
         """Data (N, d) → noise f(x) (N, d)."""
-        z = self.standardise(x)
-        for layer in self.shown.layers():
-            z, _ = layer.forward(z)
-        return z
+        return self.forward(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Noise (N, d) → data f⁻¹(z) (N, d)."""
-        for layer in reversed(self.shown.layers()):
-            z = layer.inverse(z)
-        return self.unstandardise(z)
+        layers = self.shown.layers()[::-1]
+        parts = []
+        for part in z.split(TILE):
+            for layer in layers:
+                part = layer.inverse(part)
+            parts.append(part)
+        return self.unstandardise(torch.cat(parts))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return self.decode(self.randn(n, self.dim, generator=generator))
 
     def metrics(self) -> list[Metric]:
-        return []
+        x = self.pool.test[:256]
+        back = self.decode(self.encode(x))
+        error = ((back - x) / self._std).abs().max()
+        return [
+            Metric("round_trip", float(error), "data σ", "exact", floor=0.0,
+                   label="Round trip |x − f⁻¹(f(x))|",
+                   help="The largest error of undoing the flow over 256 held-out points: "
+                        "rounding, or layers too steep to be undone.")
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------ pictures
+
+    @action("Follow a point", takes=("x", "y"))
+    def follow(self, x: float, y: float) -> None:
+        """Drag the point whose way to the noise is drawn."""
+        if self.pool.dataset.kind == "plane":
+            x0, x1, y0, y1 = self.pool.dataset.extent
+            self.probe_x, self.probe_y = min(max(x, x0), x1), min(max(y, y0), y1)
+
+    def panels(self) -> list[Panel]:
+        kind = self.pool.dataset.kind
+        return self._plane() if kind == "plane" else self._images() if kind == "images" else []
+
+    def _frames(self) -> Tensor:
+        """Affine maps (L+1, 3, 3) that place the state after k inverse layers in the picture.
+
+        The linear mixings turn the plane from layer to layer, which would hide what the
+        couplings do. So state k is seen through the mixings that are still to come, R_k:
+        the couplings move points, and nothing else does. R_0⁻¹ is blended in towards k = 0,
+        and the data's own scale towards k = L, so that both ends are exact: state 0 is the
+        noise itself and state L the data.
+        """
+        layers = self.shown.layers()
+        n = len(layers)
+        rest = [torch.eye(3, device=self.device)]  # from the data side: R_L, R_{L−1}, …
+        for layer in layers:
+            mix = torch.eye(3, device=self.device)
+            mix[:2, :2], mix[2, :2] = layer.matrix, layer.shift
+            rest.append(torch.linalg.inv(mix) @ rest[-1])
+        rest = torch.stack(rest[::-1])
+        scale = torch.diag(torch.cat([self._std, torch.ones_like(self._std[:1])]))
+        scale[2, :2] = self._mean
+        k = torch.linspace(0, 1, n + 1, device=self.device)[:, None, None]
+        eye = torch.eye(3, device=self.device)
+        return rest @ torch.lerp(torch.linalg.inv(rest[0]), eye, k) @ torch.lerp(eye, scale, k)
+
+    def _seen(self, states: list[Tensor], frames: Tensor) -> Tensor:
+        """States (L+1) × (N, 2), from noise to data → their places in the picture."""
+        y = torch.stack(states)
+        return y @ frames[:, :2, :2] + frames[:, 2:, :2]
+
+    def _from_noise(self, z: Tensor) -> Tensor:
+        """Noise (N, 2) → (L+1, N, 2): its place after 0, 1, … L layers."""
+        states = [z]
+        for layer in reversed(self.shown.layers()):
+            states.append(layer.inverse(states[-1]))
+        return self._seen(states, self._frames())
+
+    def _from_data(self, x: Tensor) -> Tensor:
+        """Data (N, 2) → (L+1, N, 2), from its noise to itself."""
+        states = [self.standardise(x)]
+        for layer in self.shown.layers():
+            states.append(layer.forward(states[-1])[0])
+        return self._seen(states[::-1], self._frames())
+
+    def _plane(self) -> list[Panel]:
+        dataset = self.pool.dataset
+        box = dataset.extent
+        n = self.layers
+        keys = np.unique(np.linspace(0, n, min(n + 1, KEYFRAMES)).round()).astype(int)
+
+        def slider() -> Slider:
+            return Slider("layer", 0, n, n, ("noise", "data"))
+
+        def grid() -> list[Mark]:
+            e, lines = self.grid_extent, self.grid_lines
+            half = e * (1 + 1 / (lines - 1))  # cell centres of this box end at ±e
+            z = centres((-half, half, -half, half), lines, self.device)
+            xy = self._from_noise(z)[keys].reshape(len(keys), lines, lines, 2)
+            return [Mesh(numpy(xy), "model", keys=keys.astype(float), label="noise grid")]
+
+        def journey() -> list[Mark]:
+            z = self.randn(JOURNEYS, 2)
+            sector = ((torch.atan2(z[:, 1], z[:, 0]) / math.pi + 1) * 4).floor().clamp(0, 7)
+            probe = torch.tensor([[self.probe_x, self.probe_y]], device=self.device)
+            path = numpy(self._from_data(probe)[:, 0])
+            return [
+                Points(numpy(self._from_noise(z)[keys]), group=numpy(sector.int()),
+                       keys=keys.astype(float), label="by direction in the noise"),
+                Paths(path[None], "truth", 1.6, opacity=0.9, label="the point's way"),
+                Points(path[:1], "noise", 4.0, label="where it lands in the noise"),
+                Handles(path[-1:], "follow", ("drag me",)),
+            ]  # fmt: skip
+
+        def stretch() -> list[Mark]:
+            _, log_det = self.forward(centres(box, FIELD, self.device))
+            field = numpy(log_det.reshape(FIELD, FIELD))
+            hi = float(np.ceil(np.quantile(np.abs(field), 0.98)))
+            return [Heat(field, box, "plain", "diverging", hi=max(hi, 1.0), gamma=1.0,
+                         label="log|det ∂f/∂x|", unit="nats")]  # fmt: skip
+
+        return [
+            Panel("grid", "Noise grid, warped", grid,
+                  f"to ±{self.grid_extent:g} σ; seen without the turns between couplings", box,
+                  "large", slider(), hz=3,
+                  help="A square grid in the noise, carried to the data: it may bend and squeeze, "
+                       "but never tear or cross itself."),
+            Panel("journey", "From noise to data", journey, "colours: direction in the noise",
+                  box, "large", slider(), hz=3,
+                  help="The same samples at every layer. Drag the ring in the data to see where "
+                       "that point lies in the noise."),
+            Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|", box, "small", hz=4,
+                  help="Red: f spreads a small area of data over much noise, so density is high "
+                       "there. Blue: it squeezes."),
+        ]  # fmt: skip
+
+    def _images(self) -> list[Panel]:
+        dataset, pool = self.pool.dataset, self.pool
+
+        def between() -> list[Mark]:
+            rows, columns = 6, 10
+            x = pool.test[: 2 * rows].float() + (0.5 if pool.dequantise else 0.0)
+            a, b = self.encode(x).split(rows)
+            t = torch.linspace(0, 1, columns, device=self.device)[None, :, None]
+            # along the great circle: halfway on a straight line the noise would be too short
+            angle = torch.acos(F.cosine_similarity(a, b).clamp(-0.999, 0.999))[:, None, None]
+            way = (
+                ((1 - t) * angle).sin() * a[:, None] + (t * angle).sin() * b[:, None]
+            ) / angle.sin()
+            pixels = numpy(self.decode(way.reshape(-1, self.dim))) / dataset.levels
+            pixels = np.clip(pixels, 0, 1).reshape(-1, *dataset.shape).astype(np.float32)
+            return [Images(pixels, columns, label="from one held-out image to another")]
+
+        return [
+            Panel("interpolation", "Between two held-out images", between,
+                  "a great circle in the noise, decoded", None, "large", hz=2,
+                  help="Left and right are real; a good map of the data has plausible images "
+                       "all along the way."),
+        ]  # fmt: skip

@@ -491,7 +491,9 @@ def test_bic_panel_settles_on_eight():
     engine = Experiment("ring8", "mixture").start("cpu").engine
     engine.bic_max = 9
     for _ in range(60):
+        engine.step_count += 1  # it goes on with the run
         picture = panels(engine)["bic"]
+        assert panels(engine)["bic"].subtitle == picture.subtitle  # and stands still with it
     curves = picture.marks[0]
     assert isinstance(curves, Curves)
     assert list(curves.lines[0].x) == list(range(1, 10))

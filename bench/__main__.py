@@ -1,0 +1,22 @@
+"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality`.
+
+Ratios are taken side by side in one run: absolute figures belong to one machine.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bench import browser, loop, quality, visitors
+
+PARTS = {
+    "loop": loop.main,
+    "browser": browser.main,
+    "visitors": visitors.main,
+    "quality": quality.main,
+}
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or PARTS:
+        print(f"\n== {part}", flush=True)
+        PARTS[part]()

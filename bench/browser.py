@@ -1,0 +1,80 @@
+"""A real browser: frames drawn a second, their age, bytes a frame, click to frame, memory."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from engines import families
+from tests.browser.conftest import FLAGS, Server, open_page
+from tests.browser.find import find
+
+SECONDS = 12.0
+
+
+def click_to_frame(page: Page) -> float:
+    """Seconds from the click on Play until a new frame is painted, measured in the page."""
+    return page.evaluate(
+        """() => new Promise(done => {
+          const drawn = playground.drawn, begin = performance.now();
+          document.getElementById('gp-play').click();
+          const look = () => playground.drawn > drawn ? done((performance.now() - begin) / 1000)
+                                                      : requestAnimationFrame(look);
+          look();
+        })"""
+    )
+
+
+def heap(page: Page) -> float:
+    client = page.context.new_cdp_session(page)
+    client.send("HeapProfiler.collectGarbage")
+    size = client.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+    client.detach()
+    return size
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        server = Server(Path(folder) / "log.txt")
+        print(f"the page answers after {server.answered_after:.1f} s")
+        browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
+        print("tab         click→frame s   drawn/s   age median ms   kB/frame")
+        for family in families():
+            page = open_page(browser, server.url)
+            page.get_by_role("tab", name=family, exact=True).click()
+            page.wait_for_timeout(1500)
+            sizes: list[int] = []
+            client = page.context.new_cdp_session(page)
+            client.send("Network.enable")
+            client.on(
+                "Network.dataReceived", lambda event, sizes=sizes: sizes.append(event["dataLength"])
+            )
+            first = click_to_frame(page)
+            page.wait_for_timeout(2500)
+            a, begin, got = page.evaluate("playground.drawn"), time.perf_counter(), len(sizes)
+            page.wait_for_timeout(int(SECONDS * 1000))
+            b, wall = page.evaluate("playground.drawn"), time.perf_counter() - begin
+            ages = page.evaluate("playground.ages.slice(-150)")
+            volume = sum(sizes[got:]) / max(1, b - a) / 1000
+            print(
+                f"{family:10s} {first:12.2f}  {(b - a) / wall:9.1f}  {statistics.median(ages):12.0f}"
+                f"  {volume:11.1f}",
+                flush=True,
+            )
+            page.context.close()
+        page = open_page(browser, server.url)
+        page.get_by_role("button", name="Play", exact=True).click()
+        sizes_at = {}
+        for frames in (300, 3000):
+            page.wait_for_function(f"playground.drawn >= {frames}", timeout=900_000)
+            sizes_at[frames] = heap(page)
+        print(
+            f"browser heap: {sizes_at[300]:.1f} MB after 300 frames, {sizes_at[3000]:.1f} MB after "
+            f"3,000: ratio {sizes_at[3000] / sizes_at[300]:.2f}"
+        )
+        browser.close()
+        server.close()

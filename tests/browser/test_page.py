@@ -1,0 +1,288 @@
+"""The page in a real browser, as a visitor meets it."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app.share import from_hash, to_hash
+from engines import DATASETS, Experiment, families
+from tests.browser.conftest import open_page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PIXELS = """() => {
+  let hash = 0, ink = 0;
+  for (const c of document.querySelectorAll('.gp-view canvas')) {
+    if (!c.width || !c.height || !c.offsetParent) continue;
+    const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    for (let i = 0; i < d.length; i += 41) { hash = (hash * 31 + d[i]) | 0; ink += d[i] > 0; }
+  }
+  return [hash, ink];
+}"""
+
+
+def button(page: Page, name: str):
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def tab(page: Page, name: str):
+    return page.get_by_role("tab", name=name, exact=True)
+
+
+def step(page: Page) -> int:
+    return page.evaluate("window.playground.step")
+
+
+def wait_step(page: Page, condition: str) -> None:
+    page.wait_for_function(f"(s => {condition})(window.playground.step)", timeout=60_000)
+
+
+def address(page: Page) -> Experiment:
+    return from_hash(page.evaluate("location.hash"))
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has been pausing for a moment."""
+    expect(button(page, "Play")).to_be_visible(timeout=15_000)
+    last = -1
+    for _ in range(40):
+        page.wait_for_timeout(250)
+        now = page.evaluate("window.playground.drawn")
+        if now == last:
+            return
+        last = now
+    raise AssertionError("the page goes on moving while it is paused")
+
+
+def test_the_page_shows_data_and_an_untrained_model_before_anything_is_pressed(page):
+    assert step(page) == 0
+    _, ink = page.evaluate(PIXELS)
+    assert ink > 500
+    for name in families():
+        expect(tab(page, name)).to_be_visible()
+    for name in DATASETS:
+        expect(page.get_by_role("radio", name=name, exact=True)).to_have_count(1)
+
+
+def test_play_moves_pixels_and_the_loss_grows_and_pause_freezes(page):
+    before = page.evaluate(PIXELS)
+    button(page, "Play").click()
+    wait_step(page, "s > 20")
+    first = page.evaluate(PIXELS)
+    assert first[0] != before[0]
+    page.wait_for_timeout(1200)
+    path = page.evaluate(
+        "document.querySelector('.gp-view .scatterlayer path.js-line').getAttribute('d').length"
+    )
+    later = page.evaluate(PIXELS)
+    assert later[0] != first[0] and later[1] > 500
+    assert path > 20
+    button(page, "Pause").click()
+    settled(page)
+    frozen, pixels = step(page), page.evaluate(PIXELS)
+    page.wait_for_timeout(600)
+    assert step(page) == frozen and page.evaluate(PIXELS) == pixels
+
+
+def test_step_adds_exactly_one_ten_or_a_hundred(page):
+    for name, more in (("Step", 1), ("+10", 10), ("+100", 100), ("Step", 1)):
+        before = step(page)
+        button(page, name).click()
+        wait_step(page, f"s === {before + more}")
+        settled(page)
+        assert step(page) == before + more
+    button(page, "Reset").click()
+    wait_step(page, "s === 0")
+
+
+def test_the_keyboard_plays_steps_and_resets(page):
+    page.locator("body").press(" ")
+    wait_step(page, "s > 5")
+    page.locator("body").press(" ")
+    settled(page)
+    before = step(page)
+    page.locator("body").press("ArrowRight")
+    wait_step(page, f"s === {before + 1}")
+    settled(page)
+    page.locator("body").press("r")
+    wait_step(page, "s === 0")
+
+
+def test_zoom_survives_streaming(page):
+    graph = "[...document.querySelectorAll('.gp-view .js-plotly-plot')].find(g => g._fullLayout.xaxis && g.offsetParent)"
+    page.evaluate(f"Plotly.relayout({graph}, {{'xaxis.range': [0, 2], 'yaxis.range': [0, 2]}})")
+    button(page, "Play").click()
+    wait_step(page, "s > 30")
+    low, high = page.evaluate(f"{graph}._fullLayout.xaxis.range")
+    assert -1.5 < low < 0.6 and 1.4 < high < 3.6
+    button(page, "Pause").click()
+
+
+def test_a_live_knob_arrives_while_it_runs(page):
+    button(page, "Play").click()
+    wait_step(page, "s > 5")
+    slider = page.get_by_role("slider", name=re.compile("learning rate", re.I)).first
+    before = address(page).knobs["lr"]
+    at = step(page)
+    slider.focus()
+    for _ in range(5):
+        slider.press("PageUp")
+    page.wait_for_function(
+        "h => location.hash !== h", arg=page.evaluate("location.hash"), timeout=10_000
+    )
+    wait_step(page, f"s > {at}")
+    page.wait_for_timeout(600)
+    assert address(page).knobs["lr"] > before
+    assert step(page) > at, "a live knob does not restart the run"
+    button(page, "Pause").click()
+
+
+def test_a_restarting_knob_restarts_and_undo_brings_the_run_back(page):
+    button(page, "+10").click()
+    wait_step(page, "s === 10")
+    settled(page)
+    box = page.locator("[data-knob=layers] input.value")
+    box.fill("5")
+    box.press("Enter")
+    wait_step(page, "s === 0")
+    assert address(page).knobs["layers"] == 5
+    button(page, "Undo").click()
+    wait_step(page, "s === 10")
+    expect(box).to_have_value("12")
+
+
+def test_the_address_opens_the_same_experiment_on_another_machine(page, server, browser):
+    tab(page, "Mixture").click()
+    page.wait_for_function("document.querySelector('[data-knob=n_components]') !== null")
+    page.get_by_role("radio", name="moons", exact=True).check()
+    box = page.locator("[data-knob=n_components] input.value")
+    box.fill("5")
+    box.press("Enter")
+    page.wait_for_timeout(1500)
+    here = address(page)
+    assert (here.dataset, here.engine, here.knobs["n_components"]) == ("moons", "mixture", 5)
+    other = open_page(browser, page.url)
+    try:
+        expect(tab(other, "Mixture")).to_have_attribute("aria-selected", "true")
+        expect(other.get_by_role("radio", name="moons", exact=True)).to_be_checked()
+        expect(other.locator("[data-knob=n_components] input.value")).to_have_value("5")
+        assert address(other) == here
+    finally:
+        other.context.close()
+
+
+def test_another_tab_keeps_data_and_seed_and_parks_the_run(page):
+    page.get_by_role("radio", name="pinwheel", exact=True).check()
+    button(page, "New seed").click()
+    button(page, "+10").click()
+    wait_step(page, "s === 10")
+    tab(page, "GAN").click()
+    wait_step(page, "s === 0")
+    page.wait_for_timeout(500)
+    here = address(page)
+    assert (here.dataset, here.engine, here.seed) == ("pinwheel", "gan", 1)
+    tab(page, "Flow").click()
+    wait_step(page, "s === 10")
+
+
+@pytest.mark.parametrize("name", list(families()))
+def test_every_tab_plays(page, name):
+    tab(page, name).click()
+    expect(tab(page, name)).to_have_attribute("aria-selected", "true")
+    page.wait_for_timeout(400)
+    before = page.evaluate(PIXELS)
+    button(page, "Play").click()
+    wait_step(page, "s > 10")
+    assert page.evaluate(PIXELS)[0] != before[0]
+    button(page, "Pause").click()
+    settled(page)
+
+
+def test_digits_are_shown_as_sheets(page):
+    page.get_by_role("radio", name="digits", exact=True).check()
+    button(page, "Play").click()
+    wait_step(page, "s > 5")
+    button(page, "Pause").click()
+    settled(page)
+    assert page.evaluate(PIXELS)[1] > 500
+
+
+def test_two_visitors_at_once(page, server, browser):
+    other = open_page(browser, server.url)
+    try:
+        tab(other, "Mixture").click()
+        button(page, "Play").click()
+        wait_step(page, "s > 10")
+        assert step(other) == 0
+        button(other, "Play").click()
+        wait_step(other, "s > 10")
+        seen = step(page)
+        wait_step(page, f"s > {seen + 10}")
+        button(page, "Pause").click()
+        settled(page)
+        seen = step(other)
+        wait_step(other, f"s > {seen + 10}")
+        assert address(page).engine == "flow" and address(other).engine == "mixture"
+    finally:
+        other.context.close()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "#e=AAAA", "#e=%3Cscript%3Ealert(1)%3C/script%3E",
+        "#" + to_hash(Experiment("ring8", "gan"))[:-9],
+    ],
+)  # fmt: skip
+def test_a_hostile_address_is_refused_with_a_clear_sentence(server, browser, hostile):
+    page = open_page(browser, server.url + hostile)
+    try:
+        note = page.locator("[data-slot=note]")
+        expect(note).to_contain_text("address", timeout=15_000)
+        assert note.inner_text().count("\n") == 0
+        assert page.locator("[data-slot=note] script").count() == 0
+        button(page, "Play").click()
+        wait_step(page, "s > 3")
+        assert page.faults == []
+    finally:
+        page.context.close()
+
+
+def test_a_changed_address_opens_in_the_same_page(page):
+    wanted = Experiment("rings", "gan", seed=3)
+    page.evaluate(f"location.hash = '#{to_hash(wanted)}'")
+    page.wait_for_function(
+        "document.querySelector('[role=tab][aria-selected=true]').innerText.includes('GAN')"
+    )
+    page.wait_for_timeout(500)
+    assert address(page) == wanted
+
+
+def test_leaving_frees_the_run(page, server, browser):
+    """A visitor who closes the page while it plays leaves the machine to the others."""
+    other = open_page(browser, server.url)
+    button(other, "Play").click()
+    wait_step(other, "s > 5")
+    other.context.close()
+    time.sleep(1.0)
+    button(page, "Play").click()
+    wait_step(page, "s > 20")
+    button(page, "Pause").click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080), (390, 844)])
+def test_nothing_overflows_sideways(server, browser, scheme, width, height):
+    page = open_page(browser, f"{server.url}?__theme={scheme}", width, height)
+    try:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+        expect(button(page, "Play")).to_be_visible()
+        box = button(page, "Play").bounding_box()
+        assert box["y"] + box["height"] <= height, "Play is on the first screen"
+    finally:
+        page.context.close()
