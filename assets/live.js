@@ -18,7 +18,8 @@
 
   const KEPT_BLOCKS = 512; // twice what the server assumes, see Known in app/view.py
   const SENTINEL = -32768; // int16 code of a point that is not finite
-  const CHART_MS = 250; // between two renewals of a Plotly chart
+  const CHART_MS = 250; // at least, between two renewals of a Plotly chart
+  const CHART_SHARE = 0.05; // of the time that may go into one chart on a slow machine
   const ACK_MS = 150;
   const HIDDEN_ACK_MS = 1000;
   const DRAG_MS = 50;
@@ -220,11 +221,12 @@
       this.groups = this.value("groups").split(/\s+/);
       this.font = this.value("font");
       this.tables = new Map();
-      this.sprites = new Map();
+      this.discs = new Map();
       this.roles = {};
-      for (const name of ["ink", "mute", "line", "card", "paper", "accent", "rim"]) {
+      for (const name of ["ink", "mute", "line", "card", "paper", "accent"]) {
         this[name] = this.value(name);
       }
+      this.rim = this.dark ? [10, 10, 20, 0.6] : [255, 255, 255, 0.4];
     }
 
     role(name) {
@@ -275,29 +277,40 @@
       return ramp;
     }
 
-    /** A small disc with a thin rim, so that points stay visible on their own colour. */
-    sprite(colour, radius, ratio) {
-      const key = `${colour} ${radius} ${ratio}`;
-      let sprite = this.sprites.get(key);
-      if (!sprite) {
-        const size = Math.ceil((radius + 1) * 2 * ratio);
-        sprite = make("canvas");
-        sprite.width = sprite.height = size;
-        const c = sprite.getContext("2d");
-        c.scale(ratio, ratio);
-        const middle = size / ratio / 2;
-        c.fillStyle = this.rim;
-        c.beginPath();
-        c.arc(middle, middle, radius + 0.7, 0, 7);
-        c.fill();
-        c.fillStyle = colour;
-        c.beginPath();
-        c.arc(middle, middle, radius, 0, 7);
-        c.fill();
-        this.sprites.set(key, sprite);
-      }
-      return sprite;
+    /** Ready-made pixels of a disc, for each of 4 × 4 places within a pixel. */
+    stamps(colour, radius) {
+      const key = `${colour} ${radius.toFixed(2)}`;
+      let stamps = this.discs.get(key);
+      if (!stamps) this.discs.set(key, (stamps = discStamps(rgb(colour), this.rim, radius)));
+      return stamps;
     }
+  }
+
+  const PLACES = 4;
+
+  /** A disc with a thin rim, so that points stay visible on a field of their own colour. */
+  function discStamps(colour, rim, radius) {
+    const reach = Math.ceil(radius + 1.5);
+    const size = 2 * reach + 1;
+    const stamps = [];
+    for (let place = 0; place < PLACES * PLACES; place++) {
+      const cx = reach + ((place % PLACES) + 0.5) / PLACES;
+      const cy = reach + (Math.floor(place / PLACES) + 0.5) / PLACES;
+      const stamp = new Uint8Array(size * size * 4);
+      for (let y = 0; y < size; y++) {
+        for (let x = 0; x < size; x++) {
+          const far = Math.hypot(x + 0.5 - cx, y + 0.5 - cy);
+          const core = Math.min(1, Math.max(0, radius + 0.5 - far));
+          const edge = Math.min(1, Math.max(0, radius + 1.2 - far)) * rim[3] * (1 - core);
+          const alpha = core + edge;
+          const i = (y * size + x) * 4;
+          for (let c = 0; c < 3; c++) stamp[i + c] = (colour[c] * core + rim[c] * edge) / (alpha || 1);
+          stamp[i + 3] = alpha * 255;
+        }
+      }
+      stamps.push(stamp);
+    }
+    return { reach, size, stamps };
   }
 
   // ================================================================ painting marks
@@ -453,21 +466,77 @@
     });
   }
 
+  /** Points are stamped into pixels by hand: a thousand drawImage calls cost five times more. */
   function paintPoints(p, mark) {
     const xy = project(p, mark.xy, mark.keys);
-    const radius = mark.size * 0.75 * p.zoom;
+    const radius = mark.size * 0.75 * p.zoom * p.ratio;
     const groups = mark.group && p.get(mark.group);
     const alphas = mark.alpha && p.get(mark.alpha);
-    const half = Math.ceil((radius + 1) * 2 * p.ratio) / p.ratio / 2;
-    let sprite = p.theme.sprite(p.theme.role(mark.role), radius, p.ratio);
-    p.c.globalAlpha = mark.opacity;
+    const layer = p.layer();
+    layer.clear();
+    let disc = p.theme.stamps(p.theme.role(mark.role), radius);
     for (let i = 0, n = xy.length / 2; i < n; i++) {
-      const [x, y] = [xy[2 * i], xy[2 * i + 1]];
-      // false for NaN, too
-      if (!(x > -half && x < p.width + half && y > -half && y < p.height + half)) continue;
-      if (groups) sprite = p.theme.sprite(p.theme.group(groups[i]), radius, p.ratio);
-      if (alphas) p.c.globalAlpha = (mark.opacity * alphas[i]) / 255;
-      p.c.drawImage(sprite, x - half, y - half, 2 * half, 2 * half);
+      const [x, y] = [xy[2 * i] * p.ratio, xy[2 * i + 1] * p.ratio];
+      if (x !== x) continue;
+      if (groups) disc = p.theme.stamps(p.theme.group(groups[i]), radius);
+      layer.stamp(disc, x, y, alphas ? (mark.opacity * alphas[i]) / 255 : mark.opacity);
+    }
+    layer.paint(p.c, p.width, p.height);
+  }
+
+  /** Pixels of the canvas's own size, composed by hand and painted in one go. */
+  class Layer {
+    constructor(width, height) {
+      Object.assign(this, { width, height, canvas: make("canvas") });
+      [this.canvas.width, this.canvas.height] = [width, height];
+      this.context = this.canvas.getContext("2d", { willReadFrequently: true });
+      this.image = this.context.createImageData(width, height);
+      this.bytes = this.image.data;
+      this.words = new Uint32Array(this.bytes.buffer);
+    }
+
+    clear() {
+      this.words.fill(0);
+    }
+
+    /** Lay a disc over what is there: straight alpha, "over". */
+    stamp({ reach, size, stamps }, x, y, opacity) {
+      const [px, py] = [Math.floor(x), Math.floor(y)];
+      const [left, top] = [px - reach, py - reach];
+      const { width, height, bytes } = this;
+      if (left >= width || top >= height || left + size <= 0 || top + size <= 0) return;
+      const place = Math.floor((y - py) * PLACES) * PLACES + Math.floor((x - px) * PLACES);
+      const stamp = stamps[place];
+      const [x0, x1] = [Math.max(0, -left), Math.min(size, width - left)];
+      const [y0, y1] = [Math.max(0, -top), Math.min(size, height - top)];
+      for (let v = y0; v < y1; v++) {
+        let from = (v * size + x0) * 4;
+        let to = ((top + v) * width + left + x0) * 4;
+        for (let u = x0; u < x1; u++, from += 4, to += 4) {
+          const over = stamp[from + 3] * opacity;
+          if (over === 0) continue;
+          const under = bytes[to + 3];
+          if (under === 0) {
+            bytes[to] = stamp[from];
+            bytes[to + 1] = stamp[from + 1];
+            bytes[to + 2] = stamp[from + 2];
+            bytes[to + 3] = over;
+            continue;
+          }
+          const rest = under * (1 - over / 255);
+          const share = over / (over + rest);
+          bytes[to] += (stamp[from] - bytes[to]) * share;
+          bytes[to + 1] += (stamp[from + 1] - bytes[to + 1]) * share;
+          bytes[to + 2] += (stamp[from + 2] - bytes[to + 2]) * share;
+          bytes[to + 3] = over + rest;
+        }
+      }
+    }
+
+    paint(c, width, height) {
+      this.context.putImageData(this.image, 0, 0);
+      c.globalAlpha = 1;
+      c.drawImage(this.canvas, 0, 0, width, height);
     }
   }
 
@@ -892,6 +961,7 @@
       Object.assign(this, { view, key, name: null, what: null, marks: [], kind: null });
       Object.assign(this, { dirty: true, painted: 0, onScreen: true, shift: null, range: null });
       Object.assign(this, { graph: null, quiet: 0, pointer: null, time: null, sweepFrom: 0 });
+      Object.assign(this, { cost: 0, charted: false, layer: null });
       this.bitmaps = new Map();
       this.handles = [];
       this.size = { width: 0, height: 0 };
@@ -985,6 +1055,7 @@
       for (const handle of this.handles) handle.element.remove();
       this.handles = [];
       this.bitmaps.clear();
+      this.layer = null;
     }
 
     remove() {
@@ -1078,7 +1149,7 @@
     wait(now) {
       if (!this.dirty || !this.onScreen) return Infinity;
       return this.kind === "chart" || this.kind === "surface"
-        ? Math.max(0, this.painted + CHART_MS - now)
+        ? Math.max(0, this.painted + Math.max(CHART_MS, this.cost / CHART_SHARE) - now)
         : 0;
     }
 
@@ -1088,9 +1159,13 @@
       this.dirty = false;
       this.painted = now;
       if (this.kind === "text") return this.paintText();
-      if (this.kind === "chart") this.paintChart();
-      else if (this.kind === "surface") this.paintSurface();
-      else {
+      if (this.kind === "chart" || this.kind === "surface") {
+        if (this.kind === "chart") this.paintChart();
+        else this.paintSurface();
+        // the first drawing is no measure of those that follow
+        if (this.charted) this.cost = Math.min(100, performance.now() - now);
+        this.charted = true;
+      } else {
         if (!this.graph) this.view.later(this);
         this.paintCanvas();
       }
@@ -1112,7 +1187,7 @@
       // marks were drawn for a panel of about 440 pixels; larger ones get larger points
       const zoom = Math.min(2, Math.max(0.8, Math.sqrt(Math.min(width, height) / 320)));
       const p = { c, axes, theme, ratio, width, height, zoom, get: this.get,
-        time: this.time, bitmaps: this.bitmaps };
+        time: this.time, bitmaps: this.bitmaps, layer: () => this.layerOf(w, h) };
       for (const mark of this.marks) {
         const painter = PAINTERS[mark.type];
         if (!painter) continue;
@@ -1122,6 +1197,13 @@
       this.moveHandles(axes);
       this.showScale(theme);
       if (this.pointer) this.read();
+    }
+
+    layerOf(width, height) {
+      if (!this.layer || this.layer.width !== width || this.layer.height !== height) {
+        this.layer = new Layer(width, height);
+      }
+      return this.layer;
     }
 
     /** Beyond its box a field is nothing: its ground goes on to the panel's edge. */

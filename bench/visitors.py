@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def main() -> None:
             pages[0].wait_for_timeout(SLICE * 1000)
             counts.append([page.evaluate("playground.drawn") for page in pages])
         for i, page in enumerate(pages):
-            per = [(b[i] - a[i]) / SLICE for a, b in zip(counts, counts[1:], strict=False)]
+            per = [(b[i] - a[i]) / SLICE for a, b in itertools.pairwise(counts)]
             errors = page.faults + [e for e in [page.evaluate("playground.error")] if e]
             print(
                 f"visitor {i + 1} ({tabs[i % len(tabs)]}): {sum(per) / len(per):.1f} frames/s, "

@@ -62,7 +62,7 @@ class Coupling:
         """s(u) and t(u), each (N, d₂)."""
         *hidden, (weight, bias) = self.network
         for w, b in hidden:
-            u = F.silu(torch.addmm(b, u, w))
+            u = F.leaky_relu_(torch.addmm(b, u, w))
         s, t = torch.addmm(bias, u, weight).split(self.parts[1], 1)
         return self.REACH * torch.tanh(s / self.REACH), t
 
