@@ -85,7 +85,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         list(SPEED_LABELS), value="Normal", label="Speed", container=False,
                         elem_id="gp-speed", filterable=False, min_width=120,
                     )  # fmt: skip
-                gr.HTML('<div data-slot="note" role="status"></div>', elem_id="gp-note",
+                gr.HTML('<div data-slot="note"></div>', elem_id="gp-note",
                         js_on_load=None)  # fmt: skip
             with gr.Column(elem_id="gp-right"):
                 with gr.Column(elem_classes="gp-card"):

@@ -128,13 +128,15 @@ class Worker:
 
     def _train(self, steps: int | None) -> Iterator[tuple[str | None, bytes | None]]:
         begin = saved = time.monotonic()
-        drawing, done, last = 0.01, 0, -1.0
+        drawing, fixed, done = 0.01, 0.0, 0
         while not self._stopping:
             if any("save" in message for message in list(self._mail)):
                 yield None, self.run.checkpoint()  # what the change behind it is undone to
             self._read_mail()
             playing = steps is None
-            period = max(1 / self.fps, drawing / 0.3)
+            # what Run spends on pictures and numbers is a share of the time already; what
+            # a frame costs beside that may take an eighth, else frames come less often
+            period = max(1 / self.fps, fixed / 0.12)
             if playing and self._speed == "max":
                 period = max(period, 0.25)
             until = time.perf_counter() + max(period - drawing, 0.002)
@@ -151,13 +153,15 @@ class Worker:
                 tick = time.perf_counter()
                 frame = self._frame(fresh=False, playing=True)
                 cost = time.perf_counter() - tick
-                drawing = cost if last < 0 else 0.8 * drawing + 0.2 * cost
-                last = tick
+                drawing += 0.2 * (cost - drawing)
+                fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
                 keep = None
                 if time.monotonic() - saved > CHECKPOINT_EVERY:
                     saved, keep = time.monotonic(), self.run.checkpoint()
                 yield frame, keep
         self._read_mail()
+        # the last picture at once, then the numbers, which take longer: nothing moves after
+        yield self._frame(fresh=True, measure=False), None
         yield self._frame(fresh=True), None if self.run.diverged else self.run.checkpoint()
 
     def _share(self, since: float) -> float:
@@ -211,8 +215,8 @@ class Worker:
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
 
-    def _frame(self, fresh: bool, playing: bool = False) -> str:
-        frame = self.run.frame(fresh=fresh, hidden=self._hidden)
+    def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
+        frame = self.run.frame(fresh=fresh, hidden=self._hidden, measure=measure)
         frame.note = frame.note or self._message
         self._seq += 1
         return pack(frame, self._known, seq=self._seq, extra={**self.extra, "playing": playing})

@@ -19,7 +19,8 @@
   const KEPT_BLOCKS = 512; // twice what the server assumes, see Known in app/view.py
   const SENTINEL = -32768; // int16 code of a point that is not finite
   const CHART_MS = 250; // at least, between two renewals of a Plotly chart
-  const CHART_SHARE = 0.05; // of the time that may go into one chart on a slow machine
+  const CHART_SHARE = 0.1; // of the time may go into one chart: slow machines renew it less
+  const CHART_MAX_MS = 1000; // often, but at least this often
   const ACK_MS = 150;
   const HIDDEN_ACK_MS = 1000;
   const DRAG_MS = 50;
@@ -759,14 +760,15 @@
     const colour = one.ghost ? theme.role("noise") : theme.role(one.role);
     return {
       type: "scatter",
-      mode: "lines",
+      // a single point has no line: show it all the same
+      mode: one.x.shape[0] === 1 ? "markers" : "lines",
       name: escaped(one.name),
       x: finite(get(one.x)),
       y: finite(get(one.y)),
       opacity: one.ghost ? 0.45 : 1,
       line: { color: colour, width: one.ghost ? 1.2 : 1.8, dash: one.dash ? "dash" : "solid" },
       fill: mark.fill ? "tozeroy" : "none",
-      hovertemplate: "%{y:.4~g}",
+      hovertemplate: `%{y:.4~g} ${escaped(mark.y_label)}`,
     };
   }
 
@@ -779,7 +781,7 @@
         x: names,
         y: finite(get(mark.values)),
         marker: { color: theme.role(mark.role), opacity: 0.85 },
-        hovertemplate: "%{y:.4~g}",
+        hovertemplate: `%{y:.4~g} ${escaped(mark.y_label)}`,
       },
     ];
     if (mark.truth) {
@@ -813,7 +815,7 @@
       nticks: 5,
       tickfont: { size: 10 },
       automargin: false,
-      exponentformat: "power",
+      exponentformat: type === "log" ? "power" : "SI",
     });
     const levels = (curves && curves.levels) || [];
     const log = curves && curves.log_y;
@@ -992,6 +994,9 @@
       );
       this.plot.addEventListener("pointermove", (event) => this.point(event));
       this.plot.addEventListener("pointerleave", () => this.point(null));
+      this.plot.addEventListener("pointerdown", (event) => {
+        this.pressed = { x: event.clientX, y: event.clientY };
+      }, true);
       this.plot.addEventListener("click", (event) => this.click(event));
     }
 
@@ -1010,7 +1015,13 @@
     }
 
     describe(what) {
+      const moved = this.what && String(this.what.box) !== String(what.box);
       this.what = what;
+      if (moved) {
+        // other data: what was zoomed to there means nothing here
+        this.around = null;
+        this.setShift(null, true);
+      }
       setText(this.title, what.title);
       setText(this.subtitle, what.subtitle);
       this.caption.title = [what.title, what.subtitle, what.help].filter(Boolean).join("\n");
@@ -1148,9 +1159,9 @@
     /** Milliseconds until the panel may be painted: charts are renewed at a lower rate. */
     wait(now) {
       if (!this.dirty || !this.onScreen) return Infinity;
-      return this.kind === "chart" || this.kind === "surface"
-        ? Math.max(0, this.painted + Math.max(CHART_MS, this.cost / CHART_SHARE) - now)
-        : 0;
+      if (this.kind !== "chart" && this.kind !== "surface") return 0;
+      const rest = Math.min(CHART_MAX_MS, Math.max(CHART_MS, this.cost / CHART_SHARE));
+      return Math.max(0, this.painted + rest - now);
     }
 
     paint(now) {
@@ -1160,10 +1171,11 @@
       this.painted = now;
       if (this.kind === "text") return this.paintText();
       if (this.kind === "chart" || this.kind === "surface") {
+        const began = performance.now();
         if (this.kind === "chart") this.paintChart();
         else this.paintSurface();
         // the first drawing is no measure of those that follow
-        if (this.charted) this.cost = Math.min(100, performance.now() - now);
+        if (this.charted) this.cost = Math.min(100, performance.now() - began);
         this.charted = true;
       } else {
         if (!this.graph) this.view.later(this);
@@ -1196,6 +1208,7 @@
       }
       this.moveHandles(axes);
       this.showScale(theme);
+      this.showLegend(this.legendOfMarks(), theme);
       if (this.pointer) this.read();
     }
 
@@ -1263,8 +1276,7 @@
       const traces = chartTraces(this.get, this.marks, theme);
       const layout = chartLayout(this.marks, theme, this.size);
       this.draw(traces, layout, theme);
-      const lines = this.marks.flatMap((m) => (m.type === "Curves" ? m.lines : []));
-      this.showLegend(lines.length > 1 ? lines : [], theme);
+      this.showLegend(this.legendOfLines(), theme);
     }
 
     paintSurface() {
@@ -1279,7 +1291,7 @@
       const look = JSON.stringify([
         theme.version,
         this.size,
-        traces.map((t) => [t.type, t.name]),
+        traces.map((t) => [t.type, t.name, t.mode]),
         layout.shapes,
         layout.xaxis,
         layout.yaxis,
@@ -1322,18 +1334,32 @@
       });
     }
 
-    showLegend(lines, theme) {
-      const key = JSON.stringify([theme.version, lines.map((l) => [l.name, l.role, l.dash])]);
+    /** Which colour is what: lines, dashes and dots with their names. */
+    showLegend(entries, theme) {
+      const key = JSON.stringify([theme.version, entries]);
       if (key === this.legendKey) return;
       this.legendKey = key;
       this.legend.replaceChildren(
-        ...lines.map((l) => {
-          const swatch = make("i");
-          swatch.style.borderTopColor = l.ghost ? theme.role("noise") : theme.role(l.role);
-          if (l.dash) swatch.style.borderTopStyle = "dashed";
-          return make("span", "", swatch, l.name);
+        ...entries.map(({ name, role, dash, dot }) => {
+          const swatch = make("i", dot ? "gp-dot" : "");
+          swatch.style.color = theme.role(role);
+          if (dash) swatch.style.borderTopStyle = "dashed";
+          return make("span", "", swatch, name);
         }),
       );
+    }
+
+    legendOfLines() {
+      const lines = this.marks.flatMap((m) => (m.type === "Curves" ? m.lines : []));
+      if (lines.length < 2) return [];
+      return lines.map((l) => ({ name: l.name, role: l.ghost ? "noise" : l.role, dash: l.dash }));
+    }
+
+    legendOfMarks() {
+      return this.marks
+        .filter((m) => m.label && m.role && m.type !== "Heat" && !m.group && !m.grouped)
+        .filter((m) => !m.xy || sizeOf(m.xy.shape))
+        .map((m) => ({ name: m.label, role: m.role, dot: m.type === "Points" }));
     }
 
     /** What the field's colours mean, in a corner. */
@@ -1374,7 +1400,9 @@
       const y = a.y1 - (this.pointer.y - a.top) / a.ky;
       const images = this.marks.find((m) => m.type === "Images");
       if (images) return setText(this.readout, this.readImage(images, x, y));
-      const parts = [`x ${shown(x, 2)}, y ${shown(y, 2)}`];
+      const places = Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(this.size.width / a.kx / 4))));
+      const at = (v) => minus((Math.abs(v) < 0.5 * 10 ** -places ? 0 : v).toFixed(places));
+      const parts = [`x ${at(x)}, y ${at(y)}`];
       for (const mark of this.marks) {
         if (mark.type !== "Heat") continue;
         const value = heatAt(this.get, mark, x, y);
@@ -1399,6 +1427,9 @@
     click(event) {
       const name = this.view.extra.click;
       if (!name || this.kind !== "plane" || event.target.closest("button, .modebar")) return;
+      const from = this.pressed;
+      // the end of a drag is no click
+      if (from && Math.hypot(event.clientX - from.x, event.clientY - from.y) > 4) return;
       this.point(event);
       const a = this.axes();
       const x = a.x0 + (this.pointer.x - a.left) / a.kx;
@@ -1499,7 +1530,8 @@
         const x = a.left + a.kx * (handle.x - a.x0);
         const y = a.top + a.ky * (a.y1 - handle.y);
         handle.element.hidden = handle.missing;
-        handle.element.style.transform = `translate(${x}px, ${y}px)`;
+        // 11 pixels are half of its size
+        handle.element.style.transform = `translate(${x - 11}px, ${y - 11}px)`;
       }
     }
 
@@ -1582,6 +1614,7 @@
       drawing.src = url;
       await drawing.decode();
       c.drawImage(drawing, 0, top, width, height);
+      this.saveLegend(c, width, theme);
       for (const handle of this.handles) {
         const a = this.axes();
         c.fillStyle = theme.role(handle.mark.role);
@@ -1594,36 +1627,45 @@
       link.download = `${this.what.title.replace(/[^\w]+/g, "-").toLowerCase() || "panel"}.png`;
       link.click();
     }
+
+    saveLegend(c, width, theme) {
+      c.font = `11px ${theme.font}`;
+      c.textAlign = "right";
+      let right = width - 8;
+      for (const { name, role } of this.legendOfLines().reverse()) {
+        c.fillStyle = theme.role(role);
+        c.fillText(name, right, 18);
+        right -= c.measureText(name).width + 12;
+      }
+      c.textAlign = "left";
+    }
   }
 
-  /** Plotly's toolbar, with the download that knows of the canvas. */
+  /** Plotly's toolbar: our own list, since its default would also send data to a cloud. */
   function config(panel) {
+    const { kind } = panel;
+    const reset = {
+      name: "reset",
+      title: "Reset view",
+      icon: Plotly.Icons.home,
+      click: (graph) =>
+        kind === "plane"
+          ? panel.view.zoom(panel, null, true)
+          : Plotly.relayout(graph, { "xaxis.autorange": true, "yaxis.autorange": true }),
+    };
+    const download = {
+      name: "download",
+      title: "Download picture as a PNG",
+      icon: Plotly.Icons.camera,
+      click: () => panel.save().catch((error) => panel.view.fail(error)),
+    };
+    const flat = ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", reset];
+    const solid = ["zoom3d", "pan3d", "orbitRotation", "resetCameraDefault3d"];
     return {
       displaylogo: false,
-      scrollZoom: panel.kind === "plane",
-      doubleClick: panel.kind === "plane" ? false : "reset+autosize",
-      modeBarButtonsToRemove: ["toImage", "resetScale2d", "autoScale2d", "select2d", "lasso2d"],
-      modeBarButtonsToAdd: [
-        ...(panel.kind === "surface"
-          ? []
-          : [
-              {
-                name: "reset",
-                title: "Reset view",
-                icon: Plotly.Icons.home,
-                click: (graph) =>
-                  panel.kind === "plane"
-                    ? panel.view.zoom(panel, null, true)
-                    : Plotly.relayout(graph, { "xaxis.autorange": true, "yaxis.autorange": true }),
-              },
-            ]),
-        {
-          name: "download",
-          title: "Download picture as a PNG",
-          icon: Plotly.Icons.camera,
-          click: () => panel.save().catch((error) => panel.view.fail(error)),
-        },
-      ],
+      scrollZoom: kind === "plane",
+      doubleClick: kind === "plane" ? false : "reset+autosize",
+      modeBarButtons: [[...(kind === "surface" ? solid : flat), download]],
     };
   }
 
@@ -1631,8 +1673,9 @@
 
   const COLUMNS = 60; // divisible by 2, 3, 4, 5 and 6
   const WEIGHT = { large: 1, small: 1, wide: 1.35 };
-  const SHAPE = { large: 0.74, small: 0.7, wide: 0.5 };
-  const TALLEST = { large: 0.5, small: 0.34, wide: 0.3 };
+  // height over width of a cell: large pictures are square, as their axes are
+  const SHAPE = { large: 0.98, small: 0.84, wide: 0.55 };
+  const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
   /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side. */
   function arrange(panels, width, enlarged) {
@@ -1660,20 +1703,20 @@
       const small = of("small");
       const shared = [...of("wide").filter(single), ...small.filter(single)];
       rows.push(...filled(of("large").filter((g) => !single(g)), most(430)));
-      rows.push(...filled(small.filter((g) => !single(g)), most(260)));
+      rows.push(...filled(small.filter((g) => !single(g)), most(225)));
       rows.push(...filled(of("wide").filter((g) => !single(g)), most(280)));
       rows.push(...filled([...of("large").filter(single), ...shared], Math.min(4, fits(260))));
       return rows;
     }
     const large = of("large").flat();
     const rest = [...of("small"), ...of("wide")].flat();
-    const across = Math.max(2, Math.min(3, fits(560)));
+    const across = Math.max(2, Math.min(4, fits(228)));
     while (large.length > 1) rows.push({ panels: large.splice(0, across) });
     // a large panel that is left alone shares its row with the next two, one over the other
     if (large.length && rest.length > 1) {
       rows.push({ panels: [large[0], ...rest.splice(0, 2)], feature: true });
     } else if (large.length) rows.push({ panels: [large[0], ...rest.splice(0, 1)] });
-    const count = Math.ceil(rest.length / Math.max(1, Math.min(5, fits(285))));
+    const count = Math.ceil(rest.length / Math.max(1, Math.min(5, fits(228))));
     for (let left = count; left > 0; left--) {
       rows.push({ panels: rest.splice(0, Math.ceil(rest.length / left)) });
     }
@@ -1696,12 +1739,13 @@
     return rows;
   }
 
-  function place(panel, order, span, height, rowSpan = 1) {
+  function place(panel, order, span, height, { rowSpan = 1, large = false } = {}) {
     const style = panel.figure.style;
     style.order = order;
     style.gridColumn = `span ${span}`;
     style.gridRow = rowSpan > 1 ? `span ${rowSpan}` : "";
     style.setProperty("--gp-height", `${Math.round(height)}px`);
+    panel.figure.classList.toggle("gp-large", !!large);
   }
 
   function placeRow(row, order, width) {
@@ -1710,8 +1754,8 @@
       Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size]));
     if (row.feature) {
       const [big, ...others] = row.panels;
-      const height = tall("small", (width * 24) / COLUMNS);
-      place(big, order, 36, 2 * height + 40, 2);
+      const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25);
+      place(big, order, 36, 2 * height + 40, { rowSpan: 2 });
       others.forEach((panel, i) => place(panel, order + i + 1, 24, height));
       return;
     }
@@ -1725,12 +1769,14 @@
     // charts take the height of the pictures beside them
     const pictures = heights.filter((_, i) => row.panels[i].what.size !== "wide");
     const height = Math.max(...(pictures.length ? pictures : heights));
-    let left = COLUMNS;
+    // one small picture alone does not need the whole width
+    const alone = row.panels.length === 1 && row.panels[0].what.size === "small";
+    let left = alone && !row.enlarged && width >= 560 ? COLUMNS / 2 : COLUMNS;
     row.panels.forEach((panel, i) => {
       const last = i === row.panels.length - 1;
       const span = last ? left : Math.round((COLUMNS * weights[i]) / total);
       left -= span;
-      place(panel, order + i, span, height);
+      place(panel, order + i, span, height, { large: row.enlarged });
     });
   }
 
@@ -1758,6 +1804,7 @@
         setText(row.kind, { estimate: "≈ ", bound: "≤ " }[row.metric.kind] || "");
         setText(row.value, metricValue(row.metric, get("value")));
         setText(row.floor, metricFloor(row.metric, get("se"), get("floor")));
+        row.name.title = metricHelp(row.metric, get("se"), get("floor"));
         setText(row.note, get("note") || "");
         row.note.hidden = !get("note");
       });
@@ -1801,27 +1848,40 @@
     const note = make("small");
     const name = make("th", "", metric.label || metric.name);
     name.scope = "row";
-    const inName = metric.unit && metric.unit !== "%";
-    if (inName) name.append(make("span", "gp-unit", `, ${metric.unit}`));
+    if (metric.unit && !(metric.unit in CLOSE_UNITS)) name.append(make("span", "gp-unit", `, ${metric.unit}`));
     name.append(note);
-    const help = [metric.help, `This is ${KINDS[metric.kind] || metric.kind}.`];
-    name.title = help.filter(Boolean).join(" ");
     const element = make("tr", "", name, make("td", "gp-value", kind, value), floor);
-    return { metric, element, kind, value, floor, note };
+    return { metric, element, name, kind, value, floor, note };
+  }
+
+  /** Units that are written with the number; the others stand beside the name. */
+  const CLOSE_UNITS = { "%": " %", "×": " ×" };
+
+  function metricNumber(metric, x) {
+    if (typeof x === "number" && metric.of !== null) return minus(String(Math.round(x)));
+    const size = Math.abs(x);
+    const percent = size >= 99.95 || size === 0 ? 0 : size >= 10 ? 1 : 2;
+    const text = x === 0 ? "0" : shown(x, metric.unit === "%" ? percent : 3);
+    return text + (CLOSE_UNITS[metric.unit] || "");
   }
 
   function metricValue(metric, value) {
-    if (metric.of !== null && typeof value === "number") {
-      return `${minus(String(Math.round(value)))} / ${metric.of}`;
-    }
-    const digits = metric.unit === "%" ? (Math.abs(value) < 99.5 ? 0 : 1) : 3;
-    return shown(value, digits) + (metric.unit === "%" ? " %" : "");
+    const text = metricNumber(metric, value);
+    return metric.of !== null && typeof value === "number" ? `${text} / ${metric.of}` : text;
   }
 
+  /** Of an exact number its standard error, of an estimate what perfect samples would give. */
   function metricFloor(metric, se, floor) {
-    if (typeof se === "number" && se > 0) return `± ${shown(se)}`;
-    if (typeof floor !== "number") return "";
-    return metric.unit === "%" ? `${shown(floor, 1)} %` : shown(floor);
+    const error = typeof se === "number" && se > 0 ? `± ${metricNumber(metric, se)}` : "";
+    const best = typeof floor === "number" ? metricNumber(metric, floor) : "";
+    return metric.kind === "exact" ? error || best : best || error;
+  }
+
+  function metricHelp(metric, se, floor) {
+    const parts = [metric.help, `This is ${KINDS[metric.kind] || metric.kind}.`];
+    if (typeof se === "number") parts.push(`Standard error ${metricNumber(metric, se)}.`);
+    if (typeof floor === "number") parts.push(`Ideal, or its floor: ${metricNumber(metric, floor)}.`);
+    return parts.filter(Boolean).join(" ");
   }
 
   // ================================================================ the view

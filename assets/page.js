@@ -23,6 +23,19 @@
     if (event.key === ' ' && event.target.matches?.('button, [role=tab]')) event.preventDefault();
   });
 
+  // ---- tooltips with the keys; Gradio's buttons know none
+  const TIPS = {
+    'gp-play': 'Play (space)', 'gp-pause': 'Pause (space)', 'gp-step': 'One step (→)',
+    'gp-ten': 'Ten steps', 'gp-hundred': 'A hundred steps', 'gp-reset': 'Reset: the same beginning (R)',
+    'gp-seed': 'New seed: another beginning (N)', 'gp-undo': 'Undo what restarted the run (Ctrl-Z)',
+  };
+  const label = () => {
+    const missing = Object.keys(TIPS).filter(id => !document.getElementById(id)?.title);
+    for (const id of missing) { const node = document.getElementById(id); if (node) node.title = TIPS[id]; }
+    if (missing.length) setTimeout(label, 250);
+  };
+  label();
+
   // ---- Play answers at once; the frames that follow say what is true
   document.addEventListener('click', event => {
     if (event.target.closest?.('#gp-play')) document.body.classList.add('gp-playing');

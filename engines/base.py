@@ -99,7 +99,7 @@ class Engine(Knobbed):
         return []
 
     def metrics(self) -> list[Metric]:
-        """Cheap numbers that are special to the model, worked out at every frame."""
+        """Cheap numbers that are special to the model, at most four times a second."""
         return []
 
     def changed(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +13,23 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from engines.base import Engine
-from engines.data.base import Dataset
+from engines.data.base import Dataset, Pool
 from engines.kde import kde, through_kernel
 from engines.knobs import action, knob
-from engines.marks import Arrows, Bars, Heat, Images, Mark, Mesh, Metric, Panel, Points, Slider
+from engines.marks import (
+    Arrows,
+    Bars,
+    Heat,
+    Images,
+    Mark,
+    Mesh,
+    Metric,
+    Panel,
+    Paths,
+    Points,
+    Slider,
+)
+from engines.metrics import COVERED, REACH, mode_report, reference
 from engines.nets import Average, adam, mlp, set_lr
 from engines.pictures import centres, data_points, exact_field, numpy
 
@@ -78,102 +91,358 @@ def squared_slope(logits: Tensor, x: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- the engine
 
+GRID = 64  # cells a side of the two fields of probabilities
+ARROWS = 150
+MESH = 25
+KEYS = np.array([0.0, 1.0], dtype=np.float32)  # of the slider from noise to data
+
 
 class GAN(Engine):
+    """Generator G: N(0, I) → data, and discriminator D = σ(logit), both SiLU networks.
+
+    The model shown, sampled and measured is G with its weights averaged over the last
+    `averaging` updates; the game itself is played with the newest weights. Where the data
+    are integers with uniform noise, samples get the same noise: D must not win by its
+    absence, and G cannot make 64 numbers of noise out of two.
+
+    References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1);
+    Yazıcı et al. 2019 (averaged generators).
+    """
+
     name: ClassVar[str] = "gan"
     family: ClassVar[str] = "GAN"
     place: ClassVar[float] = 8.0
     title = "Generative adversarial network"
     tagline = (
         "A generator turns noise into samples; a discriminator learns to tell them from data, "
-        "and its slope tells the generator where to go."
+        "and its slope shows the generator where to go."
     )
-    objective = "min_{G} max_{D}  E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
+    objective = "min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
     look_for = (
-        "D flattens towards ½ as the samples reach the data. Raise D's step size, or set R1 to "
-        "0, and watch modes get lost and the samples chase each other."
+        "D flattens to ½ where the samples have reached the data. Set R1 to 0, or raise D's step "
+        "size, and watch modes get lost and the samples chase each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
-    density = None
-    loss_label = "loss, nats"
-    if_diverged = "Try smaller step sizes, or more R1."
-    compare: ClassVar[dict[str, dict[str, Any]]] = {
+    compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Minimax loss": {"loss": "minimax"},
         "Without the R1 penalty": {"r1": 0.0},
+        "Newest weights only": {"averaging": 1},
     }
+    loss_label = "loss, nats"
+    if_diverged = "Try smaller step sizes, or a larger R1 penalty."
 
     loss: Literal["non-saturating", "minimax"] = knob(
         "non-saturating",
         live=True,
-        help="The generator's loss. Minimax gives no slope where D is sure of itself.",
+        help="What the generator minimises: −log D(G(z)), or log(1 − D(G(z))), whose slope "
+        "vanishes where D is sure that a sample is fake.",
     )
     latent: int = knob(2, 1, 64, help="Dimensions of the noise that the generator is fed with.")
-    width: int = knob(128, 16, 256, log=True, help="Units in each hidden layer of both networks.")
+    width: int = knob(128, 16, 256, log=True,
+                      help="Units in each of the three hidden layers of both networks.")  # fmt: skip
     d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
-                       help="Adam's step size for the discriminator.")  # fmt: skip
-    g_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
-                       help="Adam's step size for the generator.")  # fmt: skip
+                       help="Adam's step size for the discriminator; it falls as 1/√(1 + t/1000).")  # fmt: skip
+    g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
+                       help="Adam's step size for the generator; it falls as 1/√(1 + t/1000).")  # fmt: skip
     d_steps: int = knob(1, 1, 10, live=True, label="D steps per G step",
                         help="Discriminator updates before each generator update.")  # fmt: skip
-    batch: int = knob(256, 16, 1024, log=True, live=True, help="Data points, and samples, an update.")
-    r1: float = knob(0.1, 0.0, 10.0, live=True, label="R1 penalty",
-                     help="Weight of R1/2 · |slope of D's logit|² on the data; it calms the game.")
-    averaging: float = knob(0.99, 0.0, 0.9999, live=True, help="…")
+    batch: int = knob(256, 16, 1024, log=True, live=True,
+                      help="Data points, and as many samples, in each update.")  # fmt: skip
+    r1: float = knob(1.0, 0.0, 10.0, live=True, label="R1 penalty",
+                     help="Adds R1/2 · |slope of D's logit|² on the data to D's loss: the game "
+                     "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
+    averaging: int = knob(50, 1, 10_000, log=True, live=True,
+                          help="The samples shown and measured are the generator's with its weights "
+                          "averaged over about so many updates; 1 shows the newest weights.")  # fmt: skip
+    bandwidth: float = knob(0.08, 0.02, 0.5, log=True, view=True,
+                            help="Width of the kernel in the estimate of the best D, in standard "
+                            "deviations of the data.")  # fmt: skip
+    blur_data: bool = knob(True, view=True, label="Blur p like q̂",
+                           help="See p through q̂'s kernel, so that equal densities give ½. Off: the "
+                           "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
+
+    BETAS = (0.0, 0.99)  # momentum makes two players circle each other
+    HALVING = 1000  # steps after which 1/√(1 + t/HALVING) begins to bite
+
+    @classmethod
+    def accepts(cls, dataset: Dataset) -> str | None:
+        if dataset.kind == "sequence":
+            return "A GAN needs data that moves smoothly: tokens pass no slope to the generator."
+        return None
 
     # ------------------------------------------------------------ training
 
-    def start(self, pool):
+    def start(self, pool: Pool) -> None:
         super().start(pool)
-        sizes = (self.latent, self.width, self.width, self.width, self.dim)
-        self.generator = mlp(sizes, self.rng, nn.SiLU, gain=self.GAIN)
-        self.discriminator = mlp((self.dim, *sizes[1:-1], 1), self.rng, nn.SiLU, gain=self.GAIN)
-        self.averaged = Average(self.generator, mlp(sizes, torch.Generator(self.device), nn.SiLU))
-        self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
+        hidden = [self.width] * 3
+        shape = [self.latent, *hidden, self.dim]
+        # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
+        self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
+        self.discriminator = mlp([self.dim, *hidden, 1], self.rng, gain=math.sqrt(3))
+        spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
+        self.averaged = Average(self.generator, mlp(shape, spare))
         self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
+        self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
         self.g_updates = 0
+        self._blurred: dict[Any, Tensor] = {}
 
-    GAIN = 1.7
-    BETAS = (0.5, 0.99)
-    HALF = 1e9
+    def step(self) -> dict[str, Tensor]:
+        """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
+        for _ in range(self.d_steps):
+            discriminator = self.update_discriminator()
+        return {"discriminator": discriminator, "generator": self.update_generator()}
 
-    def logits(self, z):
-        return self.discriminator(z).squeeze(1)
+    @action("Step D only", trains=True)
+    def step_discriminator(self) -> None:
+        """One update of the discriminator; the generator stands still."""
+        self.update_discriminator()
 
-    def update_d(self):
-        real = self.standardise(self.pool.batch(self.batch, self.rng).float())
+    @action("Step G only", trains=True)
+    def step_generator(self) -> None:
+        """One update of the generator, down the slope of a discriminator that stands still."""
+        self.update_generator()
+
+    def update_discriminator(self) -> Tensor:
+        real = self.standardise(self.pool.batch(self.batch, self.rng))
         with torch.no_grad():
-            fake = self.generator(self.randn(self.batch, self.latent, generator=self.rng))
+            fake = self.generate(self.generator, self.batch, self.rng)
         both = torch.cat([real, fake]).requires_grad_(self.r1 > 0)
-        l = self.logits(both)
-        loss = LOSSES[self.loss].discriminator(l[:self.batch], l[self.batch:])
+        logits = self.logits(both)
+        on_real, on_fake = logits.split(self.batch)
+        loss = LOSSES[self.loss].discriminator(on_real, on_fake)
         total = loss
         if self.r1 > 0:
-            total = loss + self.r1 / 2 * squared_slope(l[:self.batch], both).sum() / self.batch
-        ps = list(self.discriminator.parameters())
-        for p, g in zip(ps, torch.autograd.grad(total, ps)): p.grad = g
-        set_lr(self.d_adam, self.d_lr * self.anneal())
-        self.d_adam.step()
+            total = loss + self.r1 / 2 * squared_slope(on_real, both)[: self.batch].mean()
+        self._descend(self.d_adam, self.discriminator, total, self.d_lr)
         return loss.detach()
 
-    def anneal(self):
-        return (1 + self.step_count / self.HALF) ** -0.5
-
-    def update_g(self):
-        z = self.randn(self.batch, self.latent, generator=self.rng)
-        loss = LOSSES[self.loss].generator(self.logits(self.generator(z)))
-        ps = list(self.generator.parameters())
-        for p, g in zip(ps, torch.autograd.grad(loss, ps)): p.grad = g
-        set_lr(self.g_adam, self.g_lr * self.anneal())
-        self.g_adam.step()
-        self.averaged.decay = self.averaging
+    def update_generator(self) -> Tensor:
+        fake = self.generate(self.generator, self.batch, self.rng)
+        loss = LOSSES[self.loss].generator(self.logits(fake))
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
+        self.averaged.decay = 1 - 1 / self.averaging
         self.averaged.update(self.generator, self.g_updates)
         self.g_updates += 1
         return loss.detach()
 
-    def step(self):
-        for _ in range(self.d_steps):
-            d = self.update_d()
-        return {"discriminator": d, "generator": self.update_g()}
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: float
+    ) -> None:
+        """One Adam step of one player; the other one's parameters get no gradient at all."""
+        parameters = list(player.parameters())
+        for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.grad = slope
+        set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.HALVING))
+        optimiser.step()
 
-    def sample(self, n, generator=None):
-        return self.unstandardise(self.averaged.module(self.randn(n, self.latent, generator=generator)))
+    # ------------------------------------------------------------ the two players
+
+    def logits(self, z: Tensor) -> Tensor:
+        """D's logit at standardised rows, (N, dim) → (N,)."""
+        return self.discriminator(z).squeeze(1)
+
+    def generate(self, network: nn.Module, n: int, generator: torch.Generator) -> Tensor:
+        """n standardised samples (n, dim) of a generator network."""
+        z = network(self.randn(n, self.latent, generator=generator))
+        if self.pool.dequantise:
+            noise = torch.rand(z.shape, generator=generator, device=self.device) - 0.5
+            z = z + noise / self._std
+        return z
+
+    def decode(self, noise: Tensor) -> Tensor:
+        """The averaged generator: noise (N, latent) → (N, dim) in data units."""
+        with torch.no_grad():
+            return self.unstandardise(self.averaged.module(noise))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n samples (n, dim) of the averaged generator, in data units."""
+        with torch.no_grad():
+            z = self.generate(self.averaged.module, n, generator or self.view_rng)
+        return self.unstandardise(z)
+
+    def probability(self, x: Tensor) -> Tensor:
+        """D(x): how sure the discriminator is that x is data, (N, dim) in data units → (N,)."""
+        with torch.no_grad():
+            return torch.sigmoid(self.logits(self.standardise(x)))
+
+    def push(self, x: Tensor) -> Tensor:
+        """−∂/∂x of the generator's loss at each sample, (N, dim) per data unit.
+
+        Where D would have each sample go. Parameters and their gradients are not touched.
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            loss = LOSSES[self.loss].generator(self.logits(self.standardise(leaf)))
+            # the loss is a mean over samples: n times its slope is that of each one's own
+            (slope,) = torch.autograd.grad(len(x) * loss, leaf)
+        return -slope
+
+    # ------------------------------------------------------------ numbers
+
+    def metrics(self) -> list[Metric]:
+        with self.still(stream=2), torch.no_grad():
+            fake = self.logits(self.standardise(self.sample(1000)))
+            real = self.logits(self.standardise(self.pool.test[:1000]))
+        return [
+            Metric("d_real", float(real.sigmoid().mean()), floor=0.5, label="D on data",
+                   help="Mean D(x) over held-out data; ½ when D cannot tell."),
+            Metric("d_fake", float(fake.sigmoid().mean()), floor=0.5, label="D on samples",
+                   help="Mean D(x) over samples of the model; ½ when D cannot tell."),
+            Metric("game", float(value(real, fake)), "nats", floor=-math.log(4), label="V(D, G)",
+                   help="E log D on held-out data + E log(1 − D) on samples. (V + log 4)/2 is a lower "
+                   "bound of the Jensen–Shannon divergence, and tight for the best D."),
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------ pictures
+
+    def panels(self) -> list[Panel]:
+        kind = self.pool.dataset.kind
+        if kind == "plane":
+            return self._plane_panels()
+        return self._image_panels() if kind == "images" else []
+
+    def _plane_panels(self) -> list[Panel]:
+        box = self.pool.dataset.extent
+        sliced = f"a slice: 2 of {self.latent} noise dimensions" if self.latent > 2 else ""
+        panels = [
+            Panel("discriminator", "Discriminator D(x)", self._discriminator,
+                  "above ½: taken for data; below ½: for a sample", box, "large", hz=8,
+                  help="D's probability that a point is data, with held-out data and samples. It "
+                  "flattens to ½ as it loses the means to tell them apart."),
+            Panel("optimal", "What D should be: p/(p + q̂)", self._optimal,
+                  f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "large", estimate=True, hz=4,
+                  help="The best D for the present generator. The generator has no density, so q̂ is a "
+                  "Gaussian kernel estimate from 4,000 samples. Left blank where p + q̂ is below "
+                  "2 % of the box's uniform density."),
+            Panel("warp", "Noise, warped by G", self._warp, sliced or "cells of equal probability",
+                  box, "small",
+                  Slider("from noise to data", 0.0, 1.0, 1.0, ("noise", "data"))
+                  if self.latent > 1 else None, hz=8,
+                  help="A grid over the noise and where G takes it (in between, straight lines). G is "
+                  "continuous: between modes it stretches cells thin, but cannot cut them. Noise is "
+                  "drawn at the data's scale."),
+            Panel("gradients", "Where D pushes each sample", self._gradients,
+                  "longest tenth of arrows = 10 % of the box", box, "small", hz=8,
+                  help=f"Minus the slope of the generator's loss at each of {ARROWS} samples. One scale "
+                  "for all arrows of a frame: the 90th percentile is a tenth of the box, and longer "
+                  "ones are cut there."),
+        ]  # fmt: skip
+        if self.pool.dataset.modes is not None:
+            panels += [
+                Panel("modes", "Modes covered and lost", self._modes,
+                      "covered: ≥ 20 % of its share within 3σ", box, "small", hz=8,
+                      help="Every mode's centre: covered, or lost when under a fifth of the samples "
+                      "that it should get lie within 3σ of it."),
+                Panel("shares", "Share of samples per mode", self._shares,
+                      "samples nearest to each centre, beside the true weight", None, "small", hz=4,
+                      help="A model may cover all modes and still give them the wrong weights."),
+            ]  # fmt: skip
+        return panels
+
+    def _image_panels(self) -> list[Panel]:
+        return [
+            Panel("scores", "Samples, sorted by D", self._scores, "D(x) below each", None, "large",
+                  hz=4, help="From what fools the discriminator most to what fools it least."),
+            Panel("interpolation", "Between two noises", self._interpolation,
+                  "each row turns one noise into another", None, "large", hz=4,
+                  help="z = a cos t + b sin t has the noise's own distribution all the way."),
+        ]  # fmt: skip
+
+    @property
+    def _kernel(self) -> float:
+        """The kernel's standard deviation in data units."""
+        return self.bandwidth * float(self._std.square().mean().sqrt())
+
+    def _discriminator(self) -> list[Mark]:
+        box = self.pool.dataset.extent
+        field = self.probability(centres(box, GRID, self.device)).reshape(GRID, GRID)
+        return [
+            Heat(numpy(field) - 0.5, box, "discriminator", "diverging", hi=0.5, gamma=1.0,
+                 label="D(x) − ½"),
+            data_points(self, 400, 0.35),
+            Points(numpy(self.sample(400)), "model", label="samples of the model"),
+        ]  # fmt: skip
+
+    def _optimal(self) -> list[Mark]:
+        box = self.pool.dataset.extent
+        p, q = self._data_field(), kde(self.sample(4000), box, GRID, self._kernel)
+        nothing = p + q < 0.02 / ((box[1] - box[0]) * (box[3] - box[2]))
+        ratio = torch.where(nothing, math.nan, p / (p + q) - 0.5)
+        return [Heat(numpy(ratio), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
+                     label="estimate of p/(p + q̂) − ½")]  # fmt: skip
+
+    def _data_field(self) -> Tensor:
+        """p in the cells of the grid, (GRID, GRID): exact where there is a density."""
+        dataset, h = self.pool.dataset, self._kernel
+        exact = exact_field(dataset)
+        blur = h if self.blur_data or exact is None else 0.0
+        if blur not in self._blurred:
+            if exact is None:
+                p = kde(self.pool.train[:10_000], dataset.extent, GRID, h)
+            else:
+                p = through_kernel(torch.from_numpy(exact), dataset.extent, GRID, blur)
+            self._blurred = {blur: p.to(self.device)}
+        return self._blurred[blur]
+
+    def _warp(self) -> list[Mark]:
+        if self.latent == 1:
+            line = torch.special.ndtri(torch.linspace(0.005, 0.995, 200, device=self.device))
+            return [Paths(numpy(self.decode(line[:, None]))[None], "noise", 1.5,
+                          label="the noise's line")]  # fmt: skip
+        edge = torch.special.ndtri(torch.linspace(0.01, 0.99, MESH, device=self.device))
+        noise = torch.zeros(MESH * MESH, self.latent, device=self.device)
+        noise[:, :2] = torch.cartesian_prod(edge, edge)
+        return [Mesh(self._journey(noise).reshape(2, MESH, MESH, 2), "noise", keys=KEYS)]
+
+    def _journey(self, noise: Tensor) -> np.ndarray:
+        """(2, N, 2): the noise's first two dimensions at the data's scale, and G of it."""
+        return numpy(torch.stack([self.unstandardise(noise[:, :2]), self.decode(noise)]))
+
+    def _gradients(self) -> list[Mark]:
+        box = self.pool.dataset.extent
+        x = self.sample(ARROWS)
+        push = self.push(x)
+        length = push.norm(dim=1)
+        longest = length.quantile(0.9).clamp_min(1e-12)
+        arrow = push / torch.maximum(length, longest)[:, None] * (0.1 * (box[1] - box[0]))
+        return [
+            data_points(self, 300, 0.25),
+            Arrows(numpy(x), numpy(arrow), "generator", label="−∇ of G's loss"),
+        ]
+
+    def _modes(self) -> list[Mark]:
+        modes, x = reference(self.pool).modes, self.sample(2000)
+        away = torch.cdist(x, modes.centres.to(x))
+        close = (away <= REACH * modes.sigma.to(x)).float().mean(0)
+        found = numpy(close >= COVERED * modes.weights.to(x))
+        centre = numpy(modes.centres)
+        return [
+            Points(numpy(x[:500]), "model", opacity=0.4, label="samples of the model"),
+            Points(centre[found], "truth", 5.0, opacity=1.0, label="covered"),
+            Points(centre[~found], "lost", 7.0, opacity=1.0, label="lost"),
+        ]
+
+    def _shares(self) -> list[Mark]:
+        ref = reference(self.pool)
+        share = mode_report(self.sample(2000), ref.modes).shares
+        names = [str(k + 1) for k in range(len(share))]
+        return [Bars(names, share, ref.ideal.shares, "model", y_label="share of samples")]
+
+    # ------------------------------------------------------------ pictures of images
+
+    def _sheet(self, x: Tensor, columns: int, label: str, tags: list[str] | None = None) -> Images:
+        dataset = self.pool.dataset
+        pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
+        return Images(pixels.astype(np.float32), columns, tags, label)
+
+    def _scores(self) -> list[Mark]:
+        x = self.sample(50)
+        score, order = self.probability(x).sort(descending=True)
+        tags = [f"{s:.2f}" for s in score.tolist()]
+        return [self._sheet(x[order], 10, "samples, most convincing first", tags)]
+
+    def _interpolation(self) -> list[Mark]:
+        ends = self.randn(2, 6, 1, self.latent)
+        turn = torch.linspace(0, math.pi / 2, 10, device=self.device)[:, None]
+        noise = ends[0] * turn.cos() + ends[1] * turn.sin()
+        return [self._sheet(self.decode(noise.reshape(-1, self.latent)), 10, "from noise to noise")]

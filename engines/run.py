@@ -154,7 +154,8 @@ class Run:
             lanes.append(Lane(index, engine, labels[index]))
         self.experiment, self.lanes = experiment, lanes
         self.step, self.seconds, self.diverged = 0, 0.0, None
-        self._rate, self._last_frame = 0.0, None
+        self._last_frame: Frame | None = None
+        self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
         self._panel_budget, self._probe_budget = Budget(PANEL_SHARE), Budget(PROBE_SHARE)
 
@@ -264,20 +265,25 @@ class Run:
 
     # ------------------------------------------------------------ frames
 
-    def frame(self, fresh: bool = True, hidden: Collection[str] = ()) -> Frame:
+    def frame(
+        self, fresh: bool = True, hidden: Collection[str] = (), measure: bool = True
+    ) -> Frame:
         """What the browser would be shown.
 
         fresh: work out every panel and every metric. Otherwise each is redrawn at most at
         its own rate, the most overdue first, within a share of the wall time, so that a
         stream of frames stays even and training keeps the most of the machine.
         hidden: ids of panels that nobody sees; they are left out.
+        measure: False leaves the metrics as they are.
         """
         self._flush()
+        self.budgeted = 0.0
         if self.diverged and self._last_frame is not None:
             self._last_frame.note = self.diverged
             return self._last_frame
         with torch.no_grad():
-            self._measure(fresh)
+            if measure:
+                self._measure(fresh)
             panels = self._draw(fresh, hidden)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
@@ -291,8 +297,12 @@ class Run:
         key = (self.step, tuple(self.experiment.knobs.items()))
         waiting = []
         for lane in self.lanes:
-            for metric in lane.engine.metrics():
-                self._note(lane, metric)
+            if fresh or now - lane.probed_at.get("", -np.inf) > 0.25:
+                lane.probed_at[""] = begin = now
+                with lane.engine.still(stream=1):
+                    for metric in lane.engine.metrics():
+                        self._note(lane, metric)
+                self._spend(self._probe_budget, begin)
             for probe in lane.probes:
                 late = (now - lane.probed_at.get(probe.name, -np.inf)) * probe.hz
                 if lane.probed_key.get(probe.name) != key and (fresh or late >= 1):
@@ -305,13 +315,18 @@ class Run:
                 for metric in probe.compute():
                     self._note(lane, metric)
             lane.probed_at[probe.name], lane.probed_key[probe.name] = now, key
-            self._probe_budget.spend(time.perf_counter() - begin)
+            self._spend(self._probe_budget, begin)
         for lane in self.lanes:
             # the page shows them in the order of the probes, whichever came first
             order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
             lane.metrics = dict(
                 sorted(lane.metrics.items(), key=lambda item: order.get(item[0], len(order)))
             )
+
+    def _spend(self, budget: Budget, begin: float) -> None:
+        seconds = time.perf_counter() - begin
+        budget.spend(seconds)
+        self.budgeted += seconds
 
     def _note(self, lane: Lane, metric: Metric) -> None:
         metric.step, metric.lane = self.step, lane.index
@@ -342,7 +357,7 @@ class Run:
             with lane.engine.still():
                 lane.panels[panel.id] = panel.drawn()
             lane.drawn_at[panel.id] = now
-            self._panel_budget.spend(time.perf_counter() - begin)
+            self._spend(self._panel_budget, begin)
         return [lane.panels[panel.id] for _, _, _, lane, panel in wanted]
 
     def rate(self) -> float:

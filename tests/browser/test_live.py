@@ -1,0 +1,357 @@
+"""assets/live.js by itself, as an exported page uses it: what is packed is what is painted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from app.view import ASSETS, PLOTLY_JS, Known, pack
+from engines.marks import (
+    Curve,
+    Curves,
+    Frame,
+    Handles,
+    Heat,
+    Images,
+    Mark,
+    Metric,
+    Panel,
+    Points,
+    Slider,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+BOX = (-4.0, 4.0, -4.0, 4.0)
+HOSTILE = '<img src=x onerror="window.hurt=1"> & <b>bold</b>'
+
+
+class Stage:
+    """A bare page with a view; `sent` are the events that it triggered."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.seq, self.known = page, 0, Known()
+        # a real address, since local storage is refused to a page without one
+        page.route("**/*", lambda route: route.fulfill(
+            body='<body><div id="v" style="width:900px"></div></body>', content_type="text/html"))  # fmt: skip
+        page.goto("http://127.0.0.1:9/")
+        page.add_style_tag(path=str(ASSETS / "live.css"))
+        page.add_script_tag(path=str(PLOTLY_JS))
+        page.add_script_tag(path=str(ASSETS / "live.js"))
+        page.evaluate(
+            """() => { window.sent = [];
+            window.view = PlaygroundView(document.getElementById('v'),
+                { trigger: (name, data) => sent.push([name, data]) }); }"""
+        )
+
+    def send(self, frame: Frame, playing: bool = True, lose: bool = False, **about) -> None:
+        self.seq += 1
+        extra = {"playing": playing, "about": about or {"title": "T"}}
+        text = pack(frame, self.known, seq=self.seq, extra=extra)
+        if lose:
+            return
+        self.page.evaluate("text => view.show(text)", text)
+        self.page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 30)))")
+
+    def show(self, *marks: Mark, **rest) -> None:
+        """One frame of one panel, until it is painted with its axes."""
+        self.send(Frame(self.seq, 0.0, 0.0, [], [Panel("p", "P", list(marks), box=BOX, **rest)]))
+        self.page.wait_for_function("window.playground.ready")
+        assert self.page.evaluate("playground.error") is None
+
+    def spot(self, colour: str) -> tuple[float, float]:
+        """Centre, in the *axes'* units, of the canvas's pixels that have a role's colour."""
+        return tuple(self.page.evaluate(
+            """name => {
+              const canvas = document.querySelector('.gp-plot canvas');
+              const hex = getComputedStyle(document.body).getPropertyValue('--gp-' + name).trim();
+              const want = [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
+              const { width, height } = canvas;
+              const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+              let [n, sx, sy] = [0, 0, 0];
+              for (let i = 0; i < data.length; i += 4) {
+                if (want.some((v, c) => Math.abs(data[i + c] - v) > 40)) continue;
+                n++; sx += (i / 4) % width + .5; sy += Math.floor(i / 4 / width) + .5;
+              }
+              const ratio = width / canvas.clientWidth;
+              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
+              return [xaxis.p2d(sx / n / ratio), yaxis.p2d(sy / n / ratio)];
+            }""", colour))  # fmt: skip
+
+    def sent(self, name: str) -> list[dict]:
+        return [data for event, data in self.page.evaluate("sent") if event == name]
+
+    def point_at(self, x: float, y: float) -> None:
+        """Move the mouse to a place given in the axes' units."""
+        px, py = self.page.evaluate(
+            """([x, y]) => {
+              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
+              const box = document.querySelector('.gp-plot').getBoundingClientRect();
+              return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
+            }""", [x, y])  # fmt: skip
+        self.page.mouse.move(px, py)
+
+
+@pytest.fixture
+def stage(browser: Browser) -> Iterator[Stage]:
+    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield Stage(page)
+    page.context.close()
+    assert faults == []
+
+
+def dot(x: float, y: float) -> Points:
+    return Points(np.array([[x, y]]), "lost", size=8, opacity=1.0)
+
+
+def corner(flip: bool = False) -> Heat:
+    """7 in the cell at the bottom right, 0 elsewhere."""
+    values = np.zeros((8, 8))
+    values[0, 7] = 7.0
+    return Heat(values[::-1] if flip else values, BOX, label="v", unit="units")
+
+
+# ---------------------------------------------------------------- painting
+
+
+@pytest.mark.parametrize("place", [(2.0, 1.0), (-3.0, -2.5)])
+def test_a_point_is_painted_where_the_axes_say(stage: Stage, place: tuple[float, float]) -> None:
+    stage.show(dot(*place))
+    assert stage.spot("lost") == pytest.approx(place, abs=0.05)
+    # wrong twin: x and y exchanged
+    assert stage.spot("lost") != pytest.approx(place[::-1], abs=0.05)
+
+
+def test_canvas_and_axes_agree_after_zooming_and_the_zoom_survives(stage: Stage) -> None:
+    stage.show(dot(2, 1))
+    stage.page.evaluate(
+        "Plotly.relayout(document.querySelector('.gp-axes'), "
+        "{'xaxis.range': [1, 4], 'yaxis.range': [0, 2.2]})"
+    )
+    stage.page.wait_for_timeout(200)
+    assert stage.spot("lost") == pytest.approx((2, 1), abs=0.03)
+    stage.show(dot(2.5, 1.5))
+    assert stage.spot("lost") == pytest.approx((2.5, 1.5), abs=0.03)
+    low, high = stage.page.evaluate("document.querySelector('.gp-axes')._fullLayout.xaxis.range")
+    assert 2.9 < high - low < 5.5
+
+
+def readout(stage: Stage) -> str:
+    return stage.page.inner_text(".gp-readout")
+
+
+def test_hover_reads_the_value_of_the_cell(stage: Stage) -> None:
+    stage.show(corner())
+    stage.point_at(3.5, -3.5)
+    assert "v = 7.000 units" in readout(stage)
+    stage.point_at(-3.5, 3.5)
+    assert "v = 0.000 units" in readout(stage)
+
+
+def test_rows_upside_down_would_be_noticed(stage: Stage) -> None:
+    """Wrong twin of the test above."""
+    stage.show(corner(flip=True))
+    stage.point_at(3.5, -3.5)
+    assert "v = 7.000 units" not in readout(stage)
+
+
+def test_the_field_lies_where_the_readout_says(stage: Stage) -> None:
+    stage.show(corner())
+    colours = stage.page.evaluate(
+        """() => [[3.5, -3.5], [3.5, 3.5]].map(([x, y]) => {
+          const canvas = document.querySelector('.gp-plot canvas');
+          const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
+          const ratio = canvas.width / canvas.clientWidth;
+          const at = [xaxis.d2p(x) * ratio, yaxis.d2p(y) * ratio].map(Math.round);
+          return [...canvas.getContext('2d').getImageData(...at, 1, 1).data];
+        })"""
+    )
+    assert sum(colours[0][:3]) < sum(colours[1][:3]) - 200  # much is dark, nothing is paper
+
+
+@pytest.mark.parametrize("time", [0.0, 0.25, 1.0])
+def test_the_slider_runs_through_keyframes(stage: Stage, time: float) -> None:
+    keys = np.array([0.0, 0.5, 1.0])
+    xy = np.array([[[-2.0, 0.0]], [[0.0, 2.0]], [[2.0, 0.0]]])
+    mark = Points(xy, "lost", size=8, opacity=1.0, keys=keys)
+    stage.show(mark, slider=Slider("t", 0, 1, 1.0, ("noise", "data")))
+    stage.page.evaluate(
+        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
+        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
+    stage.page.wait_for_timeout(100)
+    expected = (-2 + 4 * time, {0.0: 0.0, 0.25: 1.0, 1.0: 0.0}[time])
+    assert stage.spot("lost") == pytest.approx(expected, abs=0.06)
+
+
+def test_a_panel_that_did_not_change_is_not_painted_again(stage: Stage) -> None:
+    stage.show(corner(), dot(0, 0))
+    stage.page.evaluate(
+        """() => { window.calls = 0; const draw = CanvasRenderingContext2D.prototype.drawImage;
+        CanvasRenderingContext2D.prototype.drawImage = function (...a) {
+          calls++; return draw.apply(this, a); }; }"""
+    )
+    drawn = stage.page.evaluate("playground.drawn")
+    stage.show(corner(), dot(0, 0))
+    assert stage.page.evaluate("playground.drawn") == drawn + 1
+    assert stage.page.evaluate("calls") == 0
+    stage.show(corner(), dot(1, 0))
+    assert stage.page.evaluate("calls") > 0
+
+
+def test_light_and_dark_change_places_at_once(stage: Stage) -> None:
+    stage.show(dot(1, 1))
+    stage.page.evaluate("document.body.classList.add('dark')")
+    stage.page.wait_for_timeout(200)
+    assert stage.spot("lost") == pytest.approx((1, 1), abs=0.05)
+
+
+def test_the_picture_to_keep_holds_the_canvas(stage: Stage) -> None:
+    stage.show(dot(0, 0))
+    with stage.page.expect_download() as download:
+        stage.page.evaluate("document.querySelector('[data-title^=Download]').click()")
+    with open(download.value.path(), "rb") as file:
+        pixels = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 140) & (pixels[..., 1] < 90) & (pixels[..., 2] < 60)
+    assert red.sum() > 50
+
+
+# ---------------------------------------------------------------- frames on their way
+
+
+def test_a_lost_frame_is_reported_and_mended(stage: Stage) -> None:
+    frame = lambda x: Frame(1, 0.0, 0.0, [], [Panel("p", "P", [dot(x, 0), corner()], box=BOX)])  # noqa: E731
+    stage.send(frame(0), lose=True)
+    stage.send(frame(0))
+    assert stage.sent("ack") == [{"seq": 2, "missing": True}]
+    assert stage.page.evaluate("playground.drawn") == 0
+    stage.known.clear()
+    stage.send(frame(0))
+    stage.page.wait_for_function("playground.drawn == 1")
+    assert stage.page.evaluate("playground.error") is None
+
+
+def test_frames_are_acknowledged_once_painted(stage: Stage) -> None:
+    for i in range(9):
+        stage.send(Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]))
+    seqs = [ack["seq"] for ack in stage.sent("ack")]
+    assert seqs == sorted(set(seqs))
+    assert max(b - a for a, b in zip([0, *seqs], seqs, strict=False)) <= 3
+    stage.send(Frame(10, 0.0, 0.0, [], []), playing=False)
+    stage.send(Frame(11, 0.0, 0.0, [], []), playing=False)
+    assert [ack["seq"] for ack in stage.sent("ack")][-2:] == [10, 11]
+
+
+def test_only_the_newest_of_many_frames_is_painted(stage: Stage) -> None:
+    texts = [
+        pack(
+            Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]), stage.known, seq=i
+        )
+        for i in range(1, 10)
+    ]
+    stage.page.evaluate("texts => texts.forEach(text => view.show(text))", texts)
+    stage.page.wait_for_function("playground.ready")
+    assert stage.page.evaluate("[playground.drawn, playground.step]") == [1, 9]
+
+
+def test_a_view_that_nobody_sees_paints_nothing(stage: Stage) -> None:
+    stage.show(dot(0, 0))
+    stage.page.evaluate("document.getElementById('v').style.display = 'none'")
+    stage.page.wait_for_timeout(100)
+    drawn = stage.page.evaluate("playground.drawn")
+    for i in range(5):
+        stage.send(Frame(20 + i, 0.0, 0.0, [], [Panel("p", "P", [dot(i, 0)], box=BOX)]))
+    assert stage.page.evaluate("playground.drawn") == drawn
+    assert [a for a in stage.sent("ack") if a.get("hidden")] == [{"seq": 2, "hidden": True}]
+    assert {"visible": False} in stage.sent("view")
+    stage.page.evaluate("document.getElementById('v').style.display = ''")
+    stage.page.wait_for_function("playground.step == 24")
+    assert stage.spot("lost") == pytest.approx((4, 0), abs=0.1)
+
+
+# ---------------------------------------------------------------- around the pictures
+
+
+def test_hostile_texts_stay_texts(stage: Stage) -> None:
+    panels = [
+        Panel("a", HOSTILE, [dot(0, 0), Handles(np.zeros((1, 2)), "x", [HOSTILE])], HOSTILE, BOX),
+        Panel("b", "b", [Curves([Curve(HOSTILE, np.arange(3.0), np.arange(3.0)),
+                                 Curve("c", np.arange(3.0), np.arange(3.0))],
+                                [(HOSTILE, 1.0)], x_label=HOSTILE)]),
+        Panel("c", "c", [Images(np.ones((1, 8, 8)), tags=[HOSTILE])]),
+    ]  # fmt: skip
+    metrics = [Metric("m", float("inf"), note=HOSTILE, label=HOSTILE, help=HOSTILE)]
+    stage.send(Frame(1, 0.0, 0.0, metrics, panels, HOSTILE), title=HOSTILE, tagline=HOSTILE,
+               objective=HOSTILE + " x_{<i>}", look_for=HOSTILE, paper=HOSTILE)  # fmt: skip
+    stage.page.wait_for_function("playground.ready")
+    stage.page.wait_for_timeout(300)
+    assert stage.page.evaluate("window.hurt") is None
+    assert stage.page.evaluate("playground.error") is None
+    assert stage.page.evaluate("document.querySelectorAll('#v img, #v a[href*=x]').length") == 0
+    assert stage.page.inner_text("#v h2") == HOSTILE
+    assert stage.page.inner_text(".gp-equation sub") == "<i>"
+    assert "∞" in stage.page.inner_text(".gp-metrics")
+
+
+def test_panels_are_hidden_shown_and_enlarged(stage: Stage) -> None:
+    panels = [Panel(i, i.upper(), [dot(0, 0)], box=BOX) for i in ("one", "two", "three")]
+    stage.send(Frame(1, 0.0, 0.0, [], panels))
+    page = stage.page
+    page.get_by_role("button", name="Hide: TWO").click()
+    assert page.locator("figure").count() == 2
+    assert stage.sent("view")[-1]["hidden"] == ["two"]
+    stage.send(Frame(2, 0.0, 0.0, [], panels))
+    assert page.locator("figure").count() == 2
+    page.get_by_role("button", name="Show: TWO").click()
+    assert stage.sent("view")[-1]["hidden"] == []
+    stage.send(Frame(3, 0.0, 0.0, [], panels))
+    assert page.locator("figure").count() == 3
+    small = page.locator("figure").nth(1).bounding_box()["width"]
+    page.get_by_text("TWO", exact=True).dblclick()
+    large = page.locator("figure", has_text="TWO").bounding_box()["width"]
+    assert large > 2 * small
+    page.keyboard.press("Escape")
+    assert page.locator("figure", has_text="TWO").bounding_box()["width"] == small
+
+
+def test_a_handle_moves_at_once_and_tells_the_server(stage: Stage) -> None:
+    stage.show(Handles(np.array([[0.0, 0.0], [1.0, -1.0]]), "follow", ["a", "b"]))
+    stage.point_at(1, -1)
+    stage.page.mouse.down()
+    for k in range(1, 21):
+        stage.point_at(1 + k / 10, -1 + k / 10)
+    stage.page.wait_for_timeout(120)
+    stage.page.mouse.up()
+    acts = stage.sent("act")
+    assert acts[-1]["name"] == "follow"
+    assert acts[-1]["args"] == pytest.approx({"x": 3.0, "y": 1.0, "index": 1}, abs=0.05)
+    assert len(acts) < 20  # at most one each 50 ms
+
+
+def test_a_chart_grows_with_its_curve(stage: Stage) -> None:
+    longest = 0
+    for n in (2, 40, 200):
+        x = np.arange(float(n))
+        stage.send(Frame(n, 0.0, 0.0, [], [Panel("c", "C", [Curves([Curve("l", x, np.sin(x))])])]))
+        drawn = "(document.querySelector('path.js-line')?.getAttribute('d') || '').length"
+        stage.page.wait_for_function(f"{drawn} > {longest}")
+        longest = stage.page.evaluate(drawn)
+
+
+@pytest.mark.parametrize("width", [390, 900, 1500])
+def test_the_view_fits_its_width(stage: Stage, width: int) -> None:
+    sizes = ["large", "large", "small", "small", "small", "wide", "wide"]
+    panels = [Panel(f"p{i}", f"P{i}", [dot(0, 0)], box=BOX, size=s) for i, s in enumerate(sizes)]
+    stage.page.set_viewport_size({"width": width, "height": 800})
+    stage.page.evaluate("w => document.getElementById('v').style.width = (w - 20) + 'px'", width)
+    stage.send(Frame(1, 0.0, 0.0, [], panels))
+    boxes = [stage.page.locator("figure").nth(i).bounding_box() for i in range(len(sizes))]
+    assert all(b["x"] >= 0 and b["x"] + b["width"] <= width + 1 for b in boxes)
+    across = sum(abs(b["y"] - boxes[0]["y"]) < 1 for b in boxes)
+    assert across == (1 if width == 390 else 2)
