@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from app.view import Known, pack
+from app.pack import Known, pack
 from engines import BadInput, Diverged, Experiment, Run
 
 Speed = Literal["single", "slow", "normal", "max"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 
+from app.pack import unpack
 from app.session import Session
-from app.view import unpack
 from engines import ENGINES, Experiment
 
 SECONDS, ROUNDS = 3.0, 5
@@ -21,12 +21,12 @@ def bare(experiment: Experiment) -> float:
 
 def live(experiment: Experiment) -> tuple[float, float, float]:
     """Steps/s, frames/s and kB a frame of a session that is played and acknowledged at once."""
-    session = Session("cpu")
-    session.open(experiment)
+    session, blocks = Session("cpu"), {}
+    unpack(session.open(experiment), blocks)
     begin = step = None
     frames = size = 0
     for text in session.play():
-        frame = unpack_header(text)
+        frame = unpack(text, blocks)
         session.worker.hear(frame["seq"])
         now = time.perf_counter()
         if begin is None:
@@ -37,13 +37,6 @@ def live(experiment: Experiment) -> tuple[float, float, float]:
         if now - begin > SECONDS:
             session.pause()
     return (frame["step"] - step) / (now - begin), frames / (now - begin), size / frames / 1000
-
-
-BLOCKS: dict = {}
-
-
-def unpack_header(text: str) -> dict:
-    return unpack(text, BLOCKS)
 
 
 def main() -> None:

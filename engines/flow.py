@@ -251,7 +251,6 @@ class Flow(Engine):
 
     WARM, DECAY_FROM = 100, 300  # steps
     AVERAGE = 0.999
-    POWER = 0.5
     CLIP = 10.0
     FAR = 4.0
     BETAS = (0.9, 0.99)
@@ -281,7 +280,7 @@ class Flow(Engine):
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.DECAY_FROM / t) ** self.POWER, 1))
+        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.DECAY_FROM / t) ** 0.5, 1))
         self.optimiser.zero_grad()
         z, log_det = self.forward(x, self.net)
         loss = (self.cost(z) - log_det).mean()
@@ -295,7 +294,7 @@ class Flow(Engine):
     def cost(cls, z: Tensor) -> Tensor:
         """−log N(z; 0, I) where noise lies, growing linearly beyond r = √d + FAR, (N, d) → (N,).
 
-        Of normal noise 4 in a million points (d = 2) lie beyond r, so a good fit is judged
+        Of normal noise less than one point in a million lies beyond r, so a good fit is judged
         by its likelihood. But while a fit is bad, one point at z = 1000 would outshout the
         whole batch, and the step that it asks for would spoil all the rest (Huber 1964).
         """

@@ -252,7 +252,7 @@ def test_every_training_knob_changes_training(engine, name):
 
 @pytest.mark.parametrize(("engine", "name"), [(e, k) for e, k in KNOBS if ENGINES[e].knobs[k].view])
 def test_every_view_knob_changes_the_frame_and_only_the_frame(engine, name):
-    from app.view import pack
+    from app.pack import pack
 
     kind = ENGINES[engine]
     entry = kind.knobs[name]

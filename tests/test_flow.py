@@ -349,6 +349,34 @@ def test_digits():
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize("dim", [2, 64])
+def test_the_cost_is_the_likelihood_wherever_noise_lies(dim):
+    z = torch.randn(
+        200_000 if dim == 2 else 20_000, dim, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.allclose(Flow.cost(z), -log_normal(z), rtol=1e-4)
+    for size in (0.5, 2.0, 30.0, 1e4):  # no point pulls harder than one at the radius
+        far = (size * torch.ones(1, dim)).requires_grad_()
+        Flow.cost(far).sum().backward()
+        pull = float(far.grad.norm())
+        assert pull == pytest.approx(min(size * dim**0.5, dim**0.5 + Flow.FAR), rel=1e-4)
+    assert not torch.allclose(Flow.cost(3 * z), -log_normal(3 * z), rtol=1e-4)
+
+
+def test_the_loss_shown_is_the_true_likelihood():
+    engine = Flow({"layers": 2}, seed=0)
+    pool = DATASETS["ring8"]().pool(0)
+    pool.train = pool.train * 50  # the standardisation stays, so all points lie far out
+    engine.start(pool)
+    rng = torch.Generator()
+    rng.set_state(engine.rng.get_state())
+    with torch.no_grad():
+        z, log_det = engine.forward(pool.batch(engine.batch, rng), engine.net)
+        true = -(log_normal(z) + log_det).mean()
+    assert torch.allclose(engine.step()["nll"], true)
+    assert float((engine.cost(z) - log_det).mean()) < 0.5 * float(true)
+
+
 def test_one_coordinate_is_refused():
     class Line(Dataset):
         shape = (1,)

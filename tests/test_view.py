@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from app.view import ASSETS, FAR, Known, LiveView, MissingBlock, head, pack, unpack
+from app.pack import FAR, Known, MissingBlock, pack, unpack
+from app.view import ASSETS, LiveView, head
 from engines import Experiment
 from engines.marks import (
     Arrows,
@@ -83,7 +84,7 @@ def through(mark: Mark, box=BOX) -> dict:
 
 
 def tolerance(mark: Mark, name: str, value: np.ndarray) -> float:
-    """The error that app/view.py promises for one array, in the array's own units."""
+    """The error that app/pack.py promises for one array, in the array's own units."""
     if isinstance(mark, Surface):
         return np.ptp(value) / 131068 * 1.001
     if name in ("xy", "vectors"):

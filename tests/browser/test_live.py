@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from app.view import ASSETS, PLOTLY_JS, Known, pack
+from app.pack import Known, pack
+from app.view import ASSETS, PLOTLY_JS
 from engines.marks import (
     Curve,
     Curves,
