@@ -219,7 +219,9 @@ class Worker:
         frame = self.run.frame(fresh=fresh, hidden=self._hidden, measure=measure)
         frame.note = frame.note or self._message
         self._seq += 1
-        return pack(frame, self._known, seq=self._seq, extra={**self.extra, "playing": playing})
+        lanes = [lane.label for lane in self.run.lanes] if len(self.run.lanes) > 1 else []
+        extra = {**self.extra, "playing": playing, "lanes": lanes}
+        return pack(frame, self._known, seq=self._seq, extra=extra)
 
 
 _READERS: dict[str, Callable[[Worker, Any], None]] = {

@@ -449,11 +449,11 @@ class Flow(Engine):
         return [
             Panel("grid", "Noise grid, warped", grid,
                   f"to ±{self.grid_extent:g} σ; seen without the turns between couplings", box,
-                  "large", slider(), hz=3,
+                  "small", slider(), hz=3,
                   help="A square grid in the noise, carried to the data: it may bend and squeeze, "
                        "but never tear or cross itself."),
             Panel("journey", "From noise to data", journey, "colours: direction in the noise",
-                  box, "large", slider(), hz=3,
+                  box, "small", slider(), hz=3,
                   help="The same samples at every layer. Drag the ring in the data to see where "
                        "that point lies in the noise."),
             Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|", box, "small", hz=4,

@@ -276,11 +276,7 @@ class Mixture(Engine):
     place = 2
     title = "Gaussian mixture"
     tagline = "K Gaussian clouds share the points among themselves, then move to fit their share."
-    objective = (
-        "max_{π, μ, Σ}  Σ_{n} log Σ_{k} π_{k} N(x_{n}; μ_{k}, Σ_{k})     "
-        "E: r_{nk} = π_{k} N(x_{n}; μ_{k}, Σ_{k}) ∕ Σ_{j} π_{j} N(x_{n}; μ_{j}, Σ_{j})     "
-        "M: π_{k}, μ_{k}, Σ_{k} ← weighted share, mean and covariance under r_{nk}"
-    )
+    objective = "max_{π, μ, Σ} Σ_{n} log Σ_{k} π_{k} N(x_{n}; μ_{k}, Σ_{k})"
     look_for = (
         "The first few EM steps do nearly everything, with no step size to choose. Start from "
         "random points: two clouds quarrel over one mode while a third straddles two, for ever."
