@@ -7,6 +7,7 @@ run can live in this process, in another one, or on another machine.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -37,6 +38,7 @@ class Worker:
         self._driver = threading.Lock()
         self._mail: deque[dict[str, Any]] = deque()
         self._wake = threading.Event()
+        self._ready: queue.Queue = queue.Queue()  # frames that the stream has not taken yet
         self._stopping = False
         self._known, self._seq, self._acked = Known(), 0, 0
         self._heard = time.monotonic()
@@ -112,19 +114,39 @@ class Worker:
         """Train, and yield (frame, checkpoint or None) until stopped or `steps` are done.
 
         Only one stream drives a run: a second one stops the first and waits for its end.
+        Training has a thread of its own, so that it goes on while a frame is sent.
         """
         self.stop()
         if not self._driver.acquire(timeout=10.0):
             return
+        thread = None
         try:
             self._stopping, self._acked = False, self._seq
             self._heard = time.monotonic()
-            yield from self._train(steps)
+            self._ready = ready = queue.Queue()
+            thread = threading.Thread(target=self._produce, args=(steps, ready), daemon=True)
+            thread.start()
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
         finally:
+            if thread is not None:
+                self.stop()
+                thread.join()
             self._stopping = False
             self._driver.release()
 
     # ------------------------------------------------------------ the loop
+
+    def _produce(self, steps: int | None, ready: queue.Queue) -> None:
+        try:
+            for item in self._train(steps):
+                ready.put(item)
+        except BaseException as error:
+            ready.put(error)
+        finally:
+            ready.put(None)
 
     def _train(self, steps: int | None) -> Iterator[tuple[str | None, bytes | None]]:
         begin = saved = time.monotonic()
@@ -149,7 +171,8 @@ class Worker:
                 self._wake.clear()
                 if (rest := until - time.perf_counter()) > 0 and not self._mail:
                     self._wake.wait(rest)
-            if self._visible and self._seq - self._acked < WINDOW:
+            behind = self._seq - self._acked >= WINDOW or self._ready.qsize() > 1
+            if self._visible and not behind:
                 tick = time.perf_counter()
                 frame = self._frame(fresh=False, playing=True)
                 cost = time.perf_counter() - tick

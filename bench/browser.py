@@ -9,6 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from app.share import from_hash
 from engines import families
 from tests.browser.conftest import FLAGS, Server, open_page
 from tests.browser.find import find
@@ -42,7 +43,10 @@ def main() -> None:
         server = Server(Path(folder) / "log.txt")
         print(f"the page answers after {server.answered_after:.1f} s")
         browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
-        print("tab         click→frame s   drawn/s   age median ms   kB/frame")
+        print(
+            "tab         click→frame s   drawn/s   age median ms   kB/frame"
+            "   live steps/s ÷ bare steps/s"
+        )
         for family in families():
             page = open_page(browser, server.url)
             page.get_by_role("tab", name=family, exact=True).click()
@@ -55,17 +59,25 @@ def main() -> None:
             )
             first = click_to_frame(page)
             page.wait_for_timeout(2500)
-            a, begin, got = page.evaluate("playground.drawn"), time.perf_counter(), len(sizes)
+            begin, got = time.perf_counter(), len(sizes)
+            a, step = page.evaluate("[playground.drawn, playground.step]")
             page.wait_for_timeout(int(SECONDS * 1000))
-            b, wall = page.evaluate("playground.drawn"), time.perf_counter() - begin
+            b, last = page.evaluate("[playground.drawn, playground.step]")
+            wall = time.perf_counter() - begin
             ages = page.evaluate("playground.ages.slice(-150)")
             volume = sum(sizes[got:]) / max(1, b - a) / 1000
             print(
                 f"{family:10s} {first:12.2f}  {(b - a) / wall:9.1f}  {statistics.median(ages):12.0f}"
                 f"  {volume:11.1f}",
+                end="",
                 flush=True,
             )
+            experiment = from_hash(page.evaluate("location.hash"))
             page.context.close()
+            run = experiment.start("cpu").train(steps=20)
+            run.train(seconds=SECONDS / 2)
+            live, bare = (last - step) / wall, (run.step - 20) / (SECONDS / 2)
+            print(f"   {live:9.0f} ÷ {bare:.0f} = {live / bare:.2f}", flush=True)
         page = open_page(browser, server.url)
         page.get_by_role("button", name="Play", exact=True).click()
         sizes_at = {}
