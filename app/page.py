@@ -20,7 +20,7 @@ from engines import DATASETS, ENGINES, BadInput, families
 log = logging.getLogger("playground")
 
 ON_SPACES = "SPACE_ID" in os.environ
-FPS = 13.0 if ON_SPACES else 20.0  # a Space's visitors share its line
+FPS = 13.0 if ON_SPACES else 17.0  # a Space has many visitors on one line
 VISITORS = 64  # streams at once; each holds a thread
 
 # nothing streams through an event that is not private: the API is a page of its own

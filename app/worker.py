@@ -20,7 +20,7 @@ from engines import BadInput, Diverged, Experiment, Run
 Speed = Literal["single", "slow", "normal", "max"]
 SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
-WINDOW = 8  # frames that may be under way unpainted: the queue itself has no back-pressure
+WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 2.0  # seconds
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at

@@ -21,7 +21,7 @@
   const CHART_MS = 250; // at least, between two renewals of a Plotly chart
   const CHART_SHARE = 0.1; // of the time may go into one chart: slow machines renew it less
   const CHART_MAX_MS = 1000; // often, but at least this often
-  const ACK_MS = 150;
+  const ACK_MS = 300;
   const HIDDEN_ACK_MS = 1000;
   const DRAG_MS = 50;
   const SWEEP_MS = 3500;
@@ -2066,7 +2066,7 @@
       const now = performance.now();
       this.sinceAck++;
       this.hiddenAt = -Infinity;
-      if (this.sinceAck >= 3 || now - this.ackedAt >= ACK_MS || frame.extra.playing === false) {
+      if (this.sinceAck >= 5 || now - this.ackedAt >= ACK_MS || frame.extra.playing === false) {
         this.sinceAck = 0;
         this.ackedAt = now;
         this.send("ack", { seq: frame.seq });
