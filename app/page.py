@@ -130,7 +130,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         @handler
         def open_address(session: Session, text: str) -> str | None:
             found = from_hash(text)
-            return session.worker.redraw() if found is None else session.open(found)
+            return session.show() if found is None else session.open(found)
 
         def at_load(text: str, request: gr.Request) -> list[Any]:
             return open_address(visitors.of(request.session_hash), text)

@@ -37,8 +37,7 @@ class Session:
         self._chosen: dict[str, str] = {}  # family → the engine last used in it
         self._undo: list[tuple[Experiment, bytes | None]] = []
         self._latest: bytes | None = None
-        self._opened = 0
-        self._open(self.experiment)
+        self._opened = 0  # how many experiments so far; the page's first event opens one
 
     # ------------------------------------------------------------ opening
 
@@ -75,12 +74,23 @@ class Session:
     def open(self, experiment: Experiment) -> str | None:
         """Open an experiment in place of the present one (an address, a preset)."""
         with self._lock:
-            self._remember()
+            if self._opened:
+                self._remember()
             self._open(experiment)
+        return self.worker.redraw()
+
+    def show(self) -> str | None:
+        """The present experiment as it stands; opens it if nothing is open yet."""
+        with self._lock:
+            if not self._opened:
+                self._open(self.experiment)
         return self.worker.redraw()
 
     def refuse(self, sentence: str) -> str | None:
         """Show why something was refused; the run goes on."""
+        with self._lock:
+            if not self._opened:
+                self._open(self.experiment)
         self.worker.post(message=sentence)
         return self.worker.redraw()
 
@@ -89,7 +99,7 @@ class Session:
         if not isinstance(name, str) or name not in DATASETS:
             raise BadInput(f"There is no dataset {shown(name)}.")
         if name == self.experiment.dataset:
-            return self.worker.redraw()
+            return self.show()
         return self.open(self.experiment.but(dataset=name, options={}, points=None))
 
     def choose_engine(self, name: str) -> str | None:
@@ -97,7 +107,7 @@ class Session:
         if not isinstance(name, str) or name not in ENGINES:
             raise BadInput(f"There is no engine {shown(name)}.")
         if name == self.experiment.engine:
-            return self.worker.redraw()
+            return self.show()
         self.pause()
         here = self.experiment
         kept = self.worker.checkpoint()
@@ -222,6 +232,9 @@ class Session:
         yield from self._relay(steps)
 
     def _relay(self, steps: int | None) -> Iterator[str]:
+        with self._lock:
+            if not self._opened:
+                self._open(self.experiment)
         for frame, checkpoint in self.worker.stream(steps):
             if checkpoint is not None:
                 self._latest = checkpoint

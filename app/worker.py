@@ -97,7 +97,7 @@ class Worker:
             return None
         try:
             self._read_mail()
-            return self._frame(fresh=True)
+            return None if self.run is None else self._frame(fresh=True)
         finally:
             self._driver.release()
 
@@ -151,7 +151,8 @@ class Worker:
     def _train(self, steps: int | None) -> Iterator[tuple[str | None, bytes | None]]:
         begin = saved = time.monotonic()
         drawing, fixed, done = 0.01, 0.0, 0
-        while not self._stopping:
+        self._read_mail()
+        while not self._stopping and self.run is not None:
             if any("save" in message for message in list(self._mail)):
                 yield None, self.run.checkpoint()  # what the change behind it is undone to
             self._read_mail()

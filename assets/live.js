@@ -802,6 +802,28 @@
     return traces;
   }
 
+  /**
+   * Leave a few wild values out of sight: one spike at the beginning would flatten a whole
+   * loss curve. Rounded, so that the axis stands still while the curve grows.
+   */
+  function calm(layout, traces) {
+    if (layout.yaxis.type !== "linear" || traces.some((t) => t.type === "bar")) return;
+    const y = traces.flatMap((t) => t.y.filter((v) => v !== null)).sort((a, b) => a - b);
+    if (y.length < 20) return;
+    const at = (q) => y[Math.floor(q * (y.length - 1))];
+    const [low, high] = [at(0.02), at(0.96)];
+    const span = high - low;
+    const wild = y[y.length - 1] > high + 1.5 * span || y[0] < low - 1.5 * span;
+    if (!(span > 0) || !wild) return;
+    const levels = layout.shapes.map((s) => s.y0);
+    const unit = 10 ** Math.floor(Math.log10(span)) / 2;
+    const edge = (f, v) => unit * f(v / unit);
+    layout.yaxis.range = [
+      edge(Math.floor, Math.min(...levels, Math.max(y[0], low - 0.1 * span)) - 0.05 * span),
+      edge(Math.ceil, Math.max(...levels, Math.min(y[y.length - 1], high + 0.4 * span))),
+    ];
+  }
+
   function chartLayout(marks, theme, size) {
     const curves = marks.find((m) => m.type === "Curves");
     const only = marks.find((m) => m.type === "Bars");
@@ -824,7 +846,14 @@
       margin: { l: 40, r: 8, t: 8, b: 30 },
       xaxis: curves
         ? axis(curves.x_label, curves.log_x ? "log" : "linear")
-        : { ...axis("", "category"), showgrid: false, nticks: 0 },
+        : {
+            ...axis("", "category"),
+            showgrid: false,
+            nticks: 0,
+            // in the order given, also when it changes: Plotly keeps the first one it saw
+            categoryorder: "array",
+            categoryarray: only ? only.names.map(escaped) : undefined,
+          },
       yaxis: { ...axis("", log ? "log" : "linear"), rangemode: only ? "tozero" : "normal" },
       bargap: 0.25,
       hovermode: "x unified",
@@ -1275,6 +1304,7 @@
       if (!Plotly) return;
       const traces = chartTraces(this.get, this.marks, theme);
       const layout = chartLayout(this.marks, theme, this.size);
+      calm(layout, traces);
       this.draw(traces, layout, theme);
       this.showLegend(this.legendOfLines(), theme);
     }

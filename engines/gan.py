@@ -30,7 +30,7 @@ from engines.marks import (
     Slider,
 )
 from engines.metrics import COVERED, REACH, mode_report, reference
-from engines.nets import Average, adam, mlp, set_lr
+from engines.nets import adam, mlp, set_lr
 from engines.pictures import centres, data_points, exact_field, numpy
 
 # ---------------------------------------------------------------- losses
@@ -180,7 +180,8 @@ class GAN(Engine):
         self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
         self.discriminator = mlp([self.dim, *hidden, 1], self.rng, gain=math.sqrt(3))
         spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
-        self.averaged = Average(self.generator, mlp(shape, spare))
+        self.averaged = mlp(shape, spare).requires_grad_(False)
+        self.averaged.load_state_dict(self.generator.state_dict())
         self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
         self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
         self.g_updates = 0
@@ -220,9 +221,7 @@ class GAN(Engine):
         fake = self.generate(self.generator, self.batch, self.rng)
         loss = LOSSES[self.loss].generator(self.logits(fake))
         self._descend(self.g_adam, self.generator, loss, self.g_lr)
-        self.averaged.decay = 1 - 1 / self.averaging
-        self.averaged.update(self.generator, self.g_updates)
-        self.g_updates += 1
+        self._average()
         return loss.detach()
 
     def _descend(
@@ -234,6 +233,15 @@ class GAN(Engine):
             p.grad = slope
         set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.HALVING))
         optimiser.step()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """θ̄ ← θ̄ + s (θ − θ̄) with s from 1 down to 1/averaging, so that early weights fade."""
+        s = 1 / self.averaging
+        s += (1 - s) * 10 / (10 + self.g_updates)
+        self.g_updates += 1
+        mine, newest = self.averaged.parameters(), self.generator.parameters()
+        torch._foreach_lerp_(list(mine), [p.detach() for p in newest], s)
 
     # ------------------------------------------------------------ the two players
 
@@ -252,12 +260,12 @@ class GAN(Engine):
     def decode(self, noise: Tensor) -> Tensor:
         """The averaged generator: noise (N, latent) → (N, dim) in data units."""
         with torch.no_grad():
-            return self.unstandardise(self.averaged.module(noise))
+            return self.unstandardise(self.averaged(noise))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n samples (n, dim) of the averaged generator, in data units."""
         with torch.no_grad():
-            z = self.generate(self.averaged.module, n, generator or self.view_rng)
+            z = self.generate(self.averaged, n, generator or self.view_rng)
         return self.unstandardise(z)
 
     def probability(self, x: Tensor) -> Tensor:
@@ -306,11 +314,11 @@ class GAN(Engine):
         sliced = f"a slice: 2 of {self.latent} noise dimensions" if self.latent > 2 else ""
         panels = [
             Panel("discriminator", "Discriminator D(x)", self._discriminator,
-                  "above ½: taken for data; below ½: for a sample", box, "large", hz=8,
+                  "above ½: taken for data; below ½: for a sample", box, "small", hz=8,
                   help="D's probability that a point is data, with held-out data and samples. It "
                   "flattens to ½ as it loses the means to tell them apart."),
             Panel("optimal", "What D should be: p/(p + q̂)", self._optimal,
-                  f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "large", estimate=True, hz=4,
+                  f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "small", estimate=True, hz=4,
                   help="The best D for the present generator. The generator has no density, so q̂ is a "
                   "Gaussian kernel estimate from 4,000 samples. Left blank where p + q̂ is below "
                   "2 % of the box's uniform density."),

@@ -560,10 +560,10 @@ def _space_probes(engine: Engine) -> list[Probe]:
         out += [Probe("kl_pq", ("kl_pq",), forward), Probe("kl_qp", ("kl_qp",), backward)]
     elif engine.has_density:
         out += [Probe("nll", ("nll",), held_out)]
-    out += [Probe("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 2.0),
-            Probe("energy", ("energy",), distance("energy"), 1.0)]  # fmt: skip
+    out += [Probe("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 0.4),
+            Probe("energy", ("energy",), distance("energy"), 0.3)]  # fmt: skip
     if len(ref.held) > 10:
-        out += [Probe("knn_kl", ("knn_kl",), distance("knn_kl"), 1.0)]
+        out += [Probe("knn_kl", ("knn_kl",), distance("knn_kl"), 0.4)]
     if ref.modes is not None:
         out += [Probe("modes", mode_names, modes)]
     return out
@@ -602,6 +602,6 @@ def _image_probes(engine: Engine) -> list[Probe]:
     out = []
     if engine.has_density:
         out.append(Probe("bits", ("bits_val", "bits_test", "bits_train", "bits_best"), bits))
-    out.append(Probe("nn_ratio", ("nn_ratio",), neighbours, 1.0))
-    out.append(Probe("energy", ("energy",), energy, 1.0))
+    out.append(Probe("nn_ratio", ("nn_ratio",), neighbours, 0.5))
+    out.append(Probe("energy", ("energy",), energy, 0.4))
     return out

@@ -459,3 +459,16 @@ def test_a_run_keeps_its_curves_small():
     assert len(track.steps) <= 100
     assert track.values == pytest.approx(track.steps)
     assert Track.load(track.dump()).values == track.values
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dataset", ["moons", "digits"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_trains_on_a_gpu(engine, dataset):
+    run = Experiment(dataset, engine).start("cuda").train(steps=20)
+    assert run.sample(10).device.type == "cuda"
+    assert run.frame().panels
+    half = Experiment(dataset, engine).start("cuda").train(steps=10)
+    saved = half.checkpoint()
+    again = Experiment(dataset, engine).start("cuda").restore(saved).train(steps=10)
+    assert equal(weights(run), weights(again))
