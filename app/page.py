@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -255,11 +256,14 @@ def theme() -> gr.themes.Base:
 
 def launch_options() -> dict[str, Any]:
     """What `launch()` needs; the port is Gradio's own (GRADIO_SERVER_PORT)."""
-    style = (ASSETS / "live.css").read_text() + (ASSETS / "style.css").read_text()
+    # </ would end the script: JSON allows it to be written as <\\/
+    about = json.dumps({name: kind.about for name, kind in DATASETS.items()}).replace("</", "<\\/")
+    page = (ASSETS / "page.js").read_text()
+    style = (ASSETS / "style.css").read_text()
     return {
         "theme": theme(),
         "css": style + thumbs.css("#gp-data"),
-        "head": f"<script>{(ASSETS / 'page.js').read_text()}</script>",
+        "head": f"<script>window.playgroundData = {about}</script><script>{page}</script>",
         "ssr_mode": False,
         "run_history": False,
         "max_threads": 2 * VISITORS,

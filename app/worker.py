@@ -222,7 +222,10 @@ class Worker:
                 self._message = str(error)
 
     def _open(self, text: str) -> None:
-        self.run = Experiment.from_json(text).start(self.device)
+        before, self.run = self.run, Experiment.from_json(text).start(self.device)
+        if before is not None and before.dataset.options == self.run.dataset.options:
+            same = before.experiment.dataset == self.run.experiment.dataset
+            self.run.haunt(before.lanes if same else [])
 
     def _restore(self, saved: bytes) -> None:
         if self.run is None:

@@ -32,6 +32,10 @@
   const label = () => {
     const missing = Object.keys(TIPS).filter(id => !document.getElementById(id)?.title);
     for (const id of missing) { const node = document.getElementById(id); if (node) node.title = TIPS[id]; }
+    for (const [name, about] of Object.entries(window.playgroundData || {})) {
+      const node = document.querySelector(`#gp-data label:has(input[value="${name}"])`);
+      if (node) node.title = about;
+    }
     if (missing.length) setTimeout(label, 250);
   };
   label();

@@ -420,9 +420,13 @@ class GAN(Engine):
 
     def _modes(self) -> list[Mark]:
         modes, x = reference(self.pool).modes, self.sample(2000)
-        away = torch.cdist(x, modes.centres.to(x))
-        close = (away <= REACH * modes.sigma.to(x)).float().mean(0)
-        found = numpy(close >= COVERED * modes.weights.to(x))
+        # counted in float64 like the metric: at the threshold itself the two must agree
+        y, centre, sigma, weight = (
+            part.to(x.device, torch.float64)
+            for part in (x, modes.centres, modes.sigma, modes.weights)
+        )
+        close = (torch.cdist(y, centre) <= REACH * sigma).sum(0)
+        found = numpy(close >= (COVERED * weight * len(x)).clamp_min(1))
         centre = numpy(modes.centres)
         return [
             Points(numpy(x[:500]), "model", opacity=0.4, label="samples of the model"),

@@ -153,15 +153,17 @@ def _plane(lane: Lane) -> list[Panel]:
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
                      label=f"log (q+ε)/(p+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
-    title = "Model density and samples" if engine.has_density else "Samples of the model"
+    title, about = ("Model density", "its samples in orange, data in blue")
+    if not engine.has_density:
+        title, about = "Samples of the model", "data in blue"
     panels = [
-        Panel("model", _name(lane, title), model, "data in blue", box, "large",
+        Panel("model", _name(lane, title), model, about, box, "large",
               help="What the model believes now: its density as a field, its samples in orange."),
     ]  # fmt: skip
     if lane.index == 0:
         panels.append(
-            Panel("truth", "Data" if exact is None else "Exact density and data", truth,
-                  "held-out points", box, "large", hz=0.5,
+            Panel("truth", "Data" if exact is None else "Exact density", truth,
+                  "held-out points in blue", box, "large", hz=0.5,
                   help="What there is to learn: the exact density and points the model never saw.")
         )  # fmt: skip
     if exact is not None and engine.has_density:
@@ -213,14 +215,23 @@ def _curves(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
 
-    def line(name: str, track, role: str, dash: bool = False) -> Curve:
-        return Curve(name, np.asarray(track.steps), np.asarray(track.values), role, dash)
+    def line(name: str, track, role: str, ghost: bool = False) -> Curve:
+        return Curve(name, np.asarray(track.steps), np.asarray(track.values), role, ghost=ghost)
 
     def losses() -> list[Mark]:
-        roles = dict(zip(lane.tracks, ("model", "generator", "density", "score"), strict=False))
-        if set(lane.tracks) >= {"discriminator"}:
-            roles["discriminator"] = "discriminator"
-        lines = [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
+        roles = dict(
+            zip(
+                lane.tracks or lane.ghosts, ("model", "generator", "density", "score"), strict=False
+            )
+        )
+        for name in ("discriminator", "generator"):
+            if name in roles:
+                roles[name] = name
+        lines = [
+            line(f"{k}, before", t, roles.get(k, "plain"), ghost=True)
+            for k, t in lane.ghosts.items()
+        ]
+        lines += [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
         exact = dataset.entropy if engine.loss_is_nll and dataset.dim == 2 else None
         levels = [] if exact is None else [("entropy of the data", float(exact))]
         return [Curves(lines, levels, y_label=engine.loss_label)]

@@ -93,6 +93,7 @@ class Lane:
     def __init__(self, index: int, engine: Engine, label: str) -> None:
         self.index, self.engine, self.label = index, engine, label
         self.tracks: dict[str, Track] = defaultdict(Track)
+        self.ghosts: dict[str, Track] = {}  # the curves of the run before, to compare with
         self.metric_tracks: dict[str, Track] = defaultdict(Track)
         self.metrics: dict[str, Metric] = {}
         self.panels: dict[str, Panel] = {}
@@ -143,6 +144,7 @@ class Run:
         self._build(experiment)
 
     def _build(self, experiment: Experiment) -> None:
+        before = getattr(self, "lanes", [])
         kind, lanes = ENGINES[experiment.engine], []
         labels = ["", *(_describe(kind, changes) for changes in experiment.beside)]
         if experiment.beside:
@@ -153,11 +155,18 @@ class Run:
             engine.start(self.pool)
             lanes.append(Lane(index, engine, labels[index]))
         self.experiment, self.lanes = experiment, lanes
+        self.haunt(before)
         self.step, self.seconds, self.diverged = 0, 0.0, None
         self._last_frame: Frame | None = None
         self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
         self._panel_budget, self._probe_budget = Budget(PANEL_SHARE), Budget(PROBE_SHARE)
+
+    def haunt(self, before: list[Lane]) -> None:
+        """Keep the loss curves of the lanes of an earlier run as ghosts of this one's."""
+        for lane, earlier in zip(self.lanes, before, strict=False):
+            if type(earlier.engine) is type(lane.engine):
+                lane.ghosts = dict(earlier.tracks) or earlier.ghosts
 
     @property
     def engine(self) -> Engine:

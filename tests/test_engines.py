@@ -450,6 +450,18 @@ def test_a_knob_must_be_declared_sensibly():
             a: float = knob(3.0, 0.0, 2.0, help="x")
 
 
+def test_the_run_before_stays_as_a_ghost():
+    run = start("flow").train(steps=30)
+    run.frame()
+    old = list(run.lanes[0].tracks["nll"].values)
+    run.set("layers", 4)
+    run.train(steps=5)
+    curves = next(p for p in run.frame().panels if p.id == "loss").marks[0].lines
+    ghost = [c for c in curves if c.ghost]
+    assert len(ghost) == 1 and ghost[0].y.tolist() == old
+    assert [len(c.y) for c in curves if not c.ghost] == [5]
+
+
 def test_a_run_keeps_its_curves_small():
     from engines.run import Track
 
