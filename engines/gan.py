@@ -141,14 +141,14 @@ class GAN(Engine):
     width: int = knob(128, 16, 256, log=True,
                       help="Units in each of the three hidden layers of both networks.")  # fmt: skip
     d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
-                       help="Adam's step size for the discriminator; it falls as 1/√(1 + t/1000).")  # fmt: skip
+                       help="Adam's step size for the discriminator; it falls as 1/√(1 + t/200).")  # fmt: skip
     g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
-                       help="Adam's step size for the generator; it falls as 1/√(1 + t/1000).")  # fmt: skip
+                       help="Adam's step size for the generator; it falls as 1/√(1 + t/200).")  # fmt: skip
     d_steps: int = knob(1, 1, 10, live=True, label="D steps per G step",
                         help="Discriminator updates before each generator update.")  # fmt: skip
     batch: int = knob(256, 16, 1024, log=True, live=True,
                       help="Data points, and as many samples, in each update.")  # fmt: skip
-    r1: float = knob(1.0, 0.0, 10.0, live=True, label="R1 penalty",
+    r1: float = knob(2.0, 0.0, 10.0, live=True, label="R1 penalty",
                      help="Adds R1/2 · |slope of D's logit|² on the data to D's loss: the game "
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
     averaging: int = knob(50, 1, 10_000, log=True, live=True,
@@ -162,7 +162,7 @@ class GAN(Engine):
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
     BETAS = (0.0, 0.99)  # momentum makes two players circle each other
-    HALVING = 1000  # steps after which 1/√(1 + t/HALVING) begins to bite
+    SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -231,7 +231,7 @@ class GAN(Engine):
         parameters = list(player.parameters())
         for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = slope
-        set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.HALVING))
+        set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.SETTLING))
         optimiser.step()
 
     @torch.no_grad()
