@@ -119,8 +119,9 @@ class GAN(Engine):
     )
     objective = "min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
     look_for = (
-        "D flattens to ½ where the samples have reached the data. Set R1 to 0, or raise D's step "
-        "size, and watch modes get lost and the samples chase each other."
+        "D turns flat, for two reasons: the samples come close to the data, and the R1 penalty "
+        "holds its slope down. Set R1 to 0 to see it sharpen, the modes get lost, and the samples "
+        "chase each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -315,8 +316,8 @@ class GAN(Engine):
         panels = [
             Panel("discriminator", "Discriminator D(x)", self._discriminator,
                   "above ½: taken for data; below ½: for a sample", box, "small", hz=8,
-                  help="D's probability that a point is data, with held-out data and samples. It "
-                  "flattens to ½ as it loses the means to tell them apart."),
+                  help="D's probability that a point is data, with held-out data and samples. A "
+                  "large R1 penalty flattens it to ½ even where samples and data still differ."),
             Panel("optimal", "What D should be: p/(p + q̂)", self._optimal,
                   f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "small", estimate=True, hz=4,
                   help="The best D for the present generator. The generator has no density, so q̂ is a "
