@@ -38,6 +38,7 @@ SPEED_LABELS = {
     "One step a frame": "single", "Slow": "slow", "Normal": "normal", "As fast as possible": "max",
 }  # fmt: skip
 HASH_JS = "() => [window.location.hash]"
+DATA_JS = "name => [name, window.location.hash]"
 
 
 def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
@@ -133,48 +134,53 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             found = from_hash(text)
             return session.show() if found is None else session.open(found)
 
+        def arrive(request: gr.Request, text: str) -> Session:
+            """The visitor's session. One that is new to us (the server was restarted, or the
+            connection was lost for long) opens what the page's address names."""
+            session = visitors.of(request.session_hash)
+            if not session.opened:
+                open_address(session, text)
+            return session
+
         def at_load(text: str, request: gr.Request) -> list[Any]:
             return open_address(visitors.of(request.session_hash), text)
 
-        def on_tab(event: gr.SelectData, request: gr.Request) -> list[Any]:
-            return handler(Session.choose_family)(visitors.of(request.session_hash), event.value)
+        def on_tab(text: str, event: gr.SelectData, request: gr.Request) -> list[Any]:
+            return handler(Session.choose_family)(arrive(request, text), event.value)
 
-        def on_data(name: str, request: gr.Request) -> list[Any]:
-            return handler(Session.choose_dataset)(visitors.of(request.session_hash), name)
+        def on_data(name: str, text: str, request: gr.Request) -> list[Any]:
+            return handler(Session.choose_dataset)(arrive(request, text), name)
 
-        def on_set(event: gr.EventData, request: gr.Request) -> list[Any]:
-            session = visitors.of(request.session_hash)
+        def on_set(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            session = arrive(request, text)
             given = _payload(event)
             method = Session.set_option if given.get("where") == "dataset" else Session.set
             return handler(method)(session, given.get("name"), given.get("value"))
 
-        def on_act(event: gr.EventData, request: gr.Request) -> list[Any]:
+        def on_act(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             given = _payload(event)
             return handler(Session.act)(
-                visitors.of(request.session_hash), given.get("name"), given.get("args") or {}
+                arrive(request, text), given.get("name"), given.get("args") or {}
             )
 
-        def on_beside(event: gr.EventData, request: gr.Request) -> list[Any]:
-            return handler(Session.set_beside)(
-                visitors.of(request.session_hash), _payload(event).get("labels")
-            )
+        def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))
 
-        def on_reset(request: gr.Request) -> list[Any]:
-            return handler(Session.reset)(visitors.of(request.session_hash))
+        def on_reset(text: str, request: gr.Request) -> list[Any]:
+            return handler(Session.reset)(arrive(request, text))
 
-        def on_seed(request: gr.Request) -> list[Any]:
-            session = visitors.of(request.session_hash)
-            return handler(Session.set_seed)(session, session.experiment.seed + 1)
+        def on_seed(text: str, request: gr.Request) -> list[Any]:
+            return handler(Session.new_seed)(arrive(request, text))
 
-        def on_undo(request: gr.Request) -> list[Any]:
-            return handler(Session.undo)(visitors.of(request.session_hash))
+        def on_undo(text: str, request: gr.Request) -> list[Any]:
+            return handler(Session.undo)(arrive(request, text))
 
-        def on_play(request: gr.Request):
-            yield from visitors.of(request.session_hash).play()
+        def on_play(text: str, request: gr.Request):
+            yield from arrive(request, text).play()
 
         def stepper(steps: int) -> Callable:
-            def on_step(request: gr.Request):
-                yield from visitors.of(request.session_hash).step(steps)
+            def on_step(text: str, request: gr.Request):
+                yield from arrive(request, text).step(steps)
 
             return on_step
 
@@ -216,22 +222,22 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
         demo.load(at_load, address, everything, js=HASH_JS, **QUIET)
         follow.click(at_load, address, everything, js=HASH_JS, **QUIET)
-        tabs.select(on_tab, None, everything, **QUIET)
-        data.input(on_data, data, everything, **QUIET)
+        tabs.select(on_tab, address, everything, js=HASH_JS, **QUIET)
+        data.input(on_data, [data, address], everything, js=DATA_JS, **QUIET)
         for card in (knobs, options):
-            card.set(on_set, None, everything, **QUIET)
-            card.act(on_act, None, everything, **QUIET)
-            card.beside(on_beside, None, everything, **QUIET)
-        view.act(on_act, None, everything, **QUIET)
+            card.set(on_set, address, everything, js=HASH_JS, **QUIET)
+            card.act(on_act, address, everything, js=HASH_JS, **QUIET)
+            card.beside(on_beside, address, everything, js=HASH_JS, **QUIET)
+        view.act(on_act, address, everything, js=HASH_JS, **QUIET)
         view.ack(on_ack, None, view, **QUIET)
         view.view(on_view, None, view, **QUIET)
-        play.click(on_play, None, view, **STREAM)
+        play.click(on_play, address, view, js=HASH_JS, **STREAM)
         for button, steps in ((step, 1), (ten, 10), (hundred, 100)):
-            button.click(stepper(steps), None, view, **STREAM)
+            button.click(stepper(steps), address, view, js=HASH_JS, **STREAM)
         pause.click(on_pause, None, None, **QUIET)
-        reset.click(on_reset, None, everything, **QUIET)
-        seed.click(on_seed, None, everything, **QUIET)
-        undo.click(on_undo, None, everything, **QUIET)
+        reset.click(on_reset, address, everything, js=HASH_JS, **QUIET)
+        seed.click(on_seed, address, everything, js=HASH_JS, **QUIET)
+        undo.click(on_undo, address, everything, js=HASH_JS, **QUIET)
         speed.input(on_speed, speed, None, **QUIET)
         demo.unload(on_leave)
 

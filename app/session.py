@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from app.share import to_hash
+from app.share import MAX_HASH, to_hash
 from app.worker import SPEEDS, Worker
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines.experiment import MAX_SEED
 from engines.knobs import shown
 
+MAX_SESSIONS = 256
 UNDO = 10  # changes that can be taken back
 MAX_STEPS = 100_000
 
@@ -35,8 +37,9 @@ class Session:
         self._lock = threading.Lock()
         self._parked: dict[str, tuple[Experiment, bytes]] = {}  # by family
         self._chosen: dict[str, str] = {}  # family → the engine last used in it
-        self._undo: list[tuple[Experiment, bytes | None]] = []
-        self._latest: bytes | None = None
+        self._undo: list[tuple[Experiment, int]] = []  # with the name of its checkpoint
+        self._saves = 0
+        self.latest: bytes | None = None  # what a lost worker would go on from
         self._opened = 0  # how many experiments so far; the page's first event opens one
 
     # ------------------------------------------------------------ opening
@@ -54,6 +57,7 @@ class Session:
     def _tell(self, message: str = "") -> None:
         """What every frame carries along: the engine's texts and the address."""
         kind = ENGINES[self.experiment.engine]
+        address = to_hash(self.experiment)
         about = {
             "engine": kind.name,
             "family": kind.family,
@@ -63,9 +67,14 @@ class Session:
             "look_for": kind.look_for,
             "paper": kind.paper,
             "dataset": self.experiment.dataset,
-            "hash": to_hash(self.experiment),
+            "hash": address if len(address) <= MAX_HASH else "",
         }
         self.worker.post(extra={"about": about, "run": self._opened}, message=message)
+
+    @property
+    def opened(self) -> bool:
+        """Whether an experiment was opened yet; the page's first event opens one."""
+        return self._opened > 0
 
     @property
     def family(self) -> str:
@@ -73,11 +82,7 @@ class Session:
 
     def open(self, experiment: Experiment) -> str | None:
         """Open an experiment in place of the present one (an address, a preset)."""
-        with self._lock:
-            if self._opened:
-                self._remember()
-            self._open(experiment)
-        return self.worker.redraw()
+        return self._change(lambda now: experiment)
 
     def show(self) -> str | None:
         """The present experiment as it stands; opens it if nothing is open yet."""
@@ -100,7 +105,7 @@ class Session:
             raise BadInput(f"There is no dataset {shown(name)}.")
         if name == self.experiment.dataset:
             return self.show()
-        return self.open(self.experiment.but(dataset=name, options={}, points=None))
+        return self._change(lambda now: now.but(dataset=name, options={}, points=None))
 
     def choose_engine(self, name: str) -> str | None:
         """Another engine on the same data and seed. Parks the run of the engine before."""
@@ -139,7 +144,7 @@ class Session:
     def choose_family(self, family: str) -> str | None:
         """A tab: its engine last used, else its first."""
         known = families()
-        if family not in known:
+        if not isinstance(family, str) or family not in known:
             raise BadInput(f"There is no tab {shown(family)}.")
         return self.choose_engine(self._chosen.get(family, known[family][0]))
 
@@ -147,10 +152,11 @@ class Session:
 
     def _remember(self) -> None:
         """Keep the present state, so that what restarts the run can be undone."""
-        kept = self.worker.checkpoint()
-        if kept is None:
-            self.worker.post(save=True)  # the running stream yields it, and _relay files it
-        self._undo.append((self.experiment, kept))
+        self._saves += 1
+        self.worker.post(save=self._saves)
+        self._undo.append((self.experiment, self._saves))
+        for _, name in self._undo[:-UNDO]:
+            self.worker.saves.pop(name, None)
         del self._undo[:-UNDO]
 
     def set(self, name: str, value: Any) -> str | None:
@@ -172,7 +178,9 @@ class Session:
 
     def set_option(self, name: str, value: Any) -> str | None:
         """Set an option of the dataset: new data, so the run begins again."""
-        return self.open(self.experiment.but(options={**self.experiment.options, name: value}))
+        if not isinstance(name, str):
+            raise BadInput(f"There is no option {shown(name)} here.")
+        return self._change(lambda now: now.but(options={**now.options, name: value}))
 
     def set_beside(self, labels: list[str]) -> str | None:
         """Run the named comparisons of the engine in lockstep beside the present settings."""
@@ -181,7 +189,7 @@ class Session:
             isinstance(label, str) and label in offered for label in labels
         ):
             raise BadInput(f"There is no comparison {shown(labels)} here.")
-        return self.open(self.experiment.but(beside=[offered[label] for label in labels]))
+        return self._change(lambda now: now.but(beside=[offered[label] for label in labels]))
 
     def beside_labels(self) -> list[str]:
         offered = ENGINES[self.experiment.engine].compare
@@ -194,7 +202,9 @@ class Session:
             raise BadInput(f"There is no action {shown(name)} here.")
         if not isinstance(arguments, dict):
             raise BadInput("An action's arguments are numbers by name.")
-        self.worker.post(act=(name, arguments))
+        # a handle tells its number, too; an action gets what it takes
+        takes = kind.actions[name].takes
+        self.worker.post(act=(name, {k: v for k, v in arguments.items() if k in takes}))
         return self.worker.redraw()
 
     def reset(self) -> str | None:
@@ -207,7 +217,20 @@ class Session:
 
     def set_seed(self, seed: int) -> str | None:
         """Begin again from another seed."""
-        return self.open(self.experiment.but(seed=seed))
+        return self._change(lambda now: now.but(seed=seed))
+
+    def new_seed(self) -> str | None:
+        """Begin again from the next seed."""
+        return self._change(lambda now: now.but(seed=(now.seed + 1) % MAX_SEED))
+
+    def _change(self, change: Callable[[Experiment], Experiment]) -> str | None:
+        """Open what `change` makes of the present experiment, in one piece."""
+        with self._lock:
+            changed = change(self.experiment)
+            if self._opened:
+                self._remember()
+            self._open(changed)
+        return self.worker.redraw()
 
     def undo(self) -> str | None:
         """Take back the last change that restarted the run, with the training it had."""
@@ -215,8 +238,8 @@ class Session:
             if not self._undo:
                 self.worker.post(message="There is nothing to undo.")
             else:
-                experiment, saved = self._undo.pop()
-                self._open(experiment, saved)
+                experiment, name = self._undo.pop()
+                self._open(experiment, self.worker.saves.pop(name, None))
         return self.worker.redraw()
 
     # ------------------------------------------------------------ playing
@@ -237,9 +260,7 @@ class Session:
                 self._open(self.experiment)
         for frame, checkpoint in self.worker.stream(steps):
             if checkpoint is not None:
-                self._latest = checkpoint
-                if frame is None and self._undo and self._undo[-1][1] is None:
-                    self._undo[-1] = (self._undo[-1][0], checkpoint)
+                self.latest = checkpoint
             if frame is not None:
                 yield frame
 
@@ -256,7 +277,8 @@ class Session:
         self.worker.stop()
         self._parked.clear()
         self._undo.clear()
-        self._latest = None
+        self.worker.saves.clear()
+        self.latest = None
 
     # ------------------------------------------------------------ what the page shows
 
@@ -273,6 +295,7 @@ class Session:
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
             "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
             "seed": self.experiment.seed,
+            "beside": [dict(changes) for changes in self.experiment.beside],
         }
 
     def data_controls(self) -> dict[str, Any]:
@@ -302,8 +325,15 @@ class Visitors:
         """The visitor's session, opened at the first call."""
         with self._lock:
             if key not in self._sessions:
+                self._make_room()
                 self._sessions[key] = Session(self._device, self._fps)
             return self._sessions[key]
+
+    def _make_room(self) -> None:
+        """Let go of the oldest sessions that rest, once there are far too many."""
+        idle = [k for k, session in self._sessions.items() if not session.worker.streaming]
+        for key in idle[: max(0, len(self._sessions) + 1 - MAX_SESSIONS)]:
+            self._sessions.pop(key).close()
 
     def get(self, key: str) -> Session | None:
         """The visitor's session if there is one."""

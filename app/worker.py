@@ -7,6 +7,8 @@ run can live in this process, in another one, or on another machine.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import queue
 import threading
 import time
@@ -17,12 +19,16 @@ from typing import Any, Literal
 from app.pack import Known, pack
 from engines import BadInput, Diverged, Experiment, Run
 
+log = logging.getLogger("playground")
+
+Item = tuple[str | None, bytes | None]  # frame, checkpoint
 Speed = Literal["single", "slow", "normal", "max"]
 SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 2.0  # seconds
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
+MAX_SAVES = 64 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
 
@@ -39,13 +45,16 @@ class Worker:
         self._mail: deque[dict[str, Any]] = deque()
         self._wake = threading.Event()
         self._ready: queue.Queue = queue.Queue()  # frames that the stream has not taken yet
-        self._stopping = False
+        self._stopping = self._counting = False
         self._known, self._seq, self._acked = Known(), 0, 0
         self._heard = time.monotonic()
         self._visible, self._left_at = True, 0.0
         self._hidden: frozenset[str] = frozenset()
         self._speed: Speed = "normal"
         self._message = ""
+        self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
+        self._ticks: list[tuple[int, float]] = []
+        self._played, self._was_playing, self._steps_seen = 0.0, False, 0
 
     # ------------------------------------------------------------ in
 
@@ -54,7 +63,8 @@ class Worker:
 
         open: Experiment JSON · restore: checkpoint · set: (name, value) · act: (name, args) ·
         restart: seed or None · speed · message: a sentence to show · extra: what every frame
-        carries along · save: yield a checkpoint first.
+        carries along · save: keep a checkpoint under this number in `saves`, before what
+        follows.
         """
         self._mail.append(message)
         self._wake.set()
@@ -110,31 +120,32 @@ class Worker:
         finally:
             self._driver.release()
 
-    def stream(self, steps: int | None = None) -> Iterator[tuple[str | None, bytes | None]]:
+    def stream(self, steps: int | None = None) -> Iterator[Item]:
         """Train, and yield (frame, checkpoint or None) until stopped or `steps` are done.
 
         Only one stream drives a run: a second one stops the first and waits for its end.
         Training has a thread of its own, so that it goes on while a frame is sent.
         """
-        self.stop()
-        if not self._driver.acquire(timeout=10.0):
+        # one that counts its steps is let finish by another one: 100 and 100 are 200
+        if not (steps is not None and self._counting):
+            self.stop()
+        if not self._driver.acquire(timeout=600.0 if steps is not None else 10.0):
             return
         thread = None
         try:
             self._stopping, self._acked = False, self._seq
+            self._counting, self._message = steps is not None, ""
             self._heard = time.monotonic()
             self._ready = ready = queue.Queue()
             thread = threading.Thread(target=self._produce, args=(steps, ready), daemon=True)
             thread.start()
             while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
                 yield item
         finally:
             if thread is not None:
                 self.stop()
                 thread.join()
-            self._stopping = False
+            self._stopping = self._counting = False
             self._driver.release()
 
     # ------------------------------------------------------------ the loop
@@ -143,18 +154,19 @@ class Worker:
         try:
             for item in self._train(steps):
                 ready.put(item)
-        except BaseException as error:
-            ready.put(error)
+        except Exception:
+            log.exception("a run failed")
+            self._message = "Something went wrong in this run; Reset begins it again."
+            with contextlib.suppress(Exception):
+                ready.put((self._frame(fresh=False, measure=False), None))
         finally:
             ready.put(None)
 
-    def _train(self, steps: int | None) -> Iterator[tuple[str | None, bytes | None]]:
+    def _train(self, steps: int | None) -> Iterator[Item]:
         begin = saved = time.monotonic()
         drawing, fixed, done = 0.01, 0.0, 0
         self._read_mail()
         while not self._stopping and self.run is not None:
-            if any("save" in message for message in list(self._mail)):
-                yield None, self.run.checkpoint()  # what the change behind it is undone to
             self._read_mail()
             playing = steps is None
             # what Run spends on pictures and numbers is a share of the time already; what
@@ -183,6 +195,8 @@ class Worker:
                 if time.monotonic() - saved > CHECKPOINT_EVERY:
                     saved, keep = time.monotonic(), self.run.checkpoint()
                 yield frame, keep
+        # from here on a change waits for the end of the stream, and is drawn by redraw
+        self._stopping = True
         self._read_mail()
         # the last picture at once, then the numbers, which take longer: nothing moves after
         yield self._frame(fresh=True, measure=False), None
@@ -211,15 +225,17 @@ class Worker:
         return self._seq - self._acked >= WINDOW and now - self._heard > SILENT
 
     def _read_mail(self) -> None:
+        """Do what the messages say, in their order."""
         while self._mail:
             message = self._mail.popleft()
             try:
                 for kind, value in message.items():
                     _READERS[kind](self, value)
-            except BadInput as error:
+            except (BadInput, Diverged) as error:
                 self._message = str(error)
-            except Diverged as error:
-                self._message = str(error)
+            except Exception:
+                log.exception("a message could not be carried out: %s", list(message))
+                self._message = "Something went wrong there; the run goes on as it was."
 
     def _open(self, text: str) -> None:
         before, self.run = self.run, Experiment.from_json(text).start(self.device)
@@ -232,6 +248,12 @@ class Worker:
             raise BadInput("There is no run to restore into.")
         self.run.restore(saved)
 
+    def _save(self, name: int) -> None:
+        if self.run is not None:
+            self.saves[name] = self.run.checkpoint()
+            while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
+                self.saves.pop(min(self.saves))
+
     def _set(self, change: tuple[str, Any]) -> None:
         self.run.set(*change)
 
@@ -242,9 +264,27 @@ class Worker:
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
 
+    def _clock(self, step: int, playing: bool) -> tuple[float, float]:
+        """Steps a second over the last second or so, and seconds played, by the wall clock."""
+        now = time.perf_counter()
+        if step < self._steps_seen:  # begun again
+            self._ticks, self._played = [], 0.0
+        if self._ticks and self._was_playing:
+            self._played += now - self._ticks[-1][1]
+        elif playing or step != self._steps_seen:
+            self._ticks = []  # a rest is no time played
+        self._was_playing, self._steps_seen = playing, step
+        if playing or not self._ticks or step != self._ticks[-1][0]:
+            self._ticks.append((step, now))
+        while len(self._ticks) > 2 and now - self._ticks[1][1] > 1.0:
+            self._ticks.pop(0)
+        (a, begin), (b, end) = self._ticks[0], self._ticks[-1]
+        return ((b - a) / (end - begin) if end > begin else 0.0), self._played
+
     def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
         frame = self.run.frame(fresh=fresh, hidden=self._hidden, measure=measure)
         frame.note = frame.note or self._message
+        frame.rate, frame.seconds = self._clock(frame.step, playing)
         self._seq += 1
         lanes = [lane.label for lane in self.run.lanes] if len(self.run.lanes) > 1 else []
         extra = {**self.extra, "playing": playing, "lanes": lanes}
@@ -257,7 +297,7 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "set": Worker._set,
     "act": Worker._act,
     "restart": Worker._restart,
-    "save": lambda worker, value: None,  # the stream looks for it before it reads its mail
+    "save": Worker._save,
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),
     "extra": lambda worker, value: setattr(worker, "extra", value),

@@ -146,7 +146,9 @@ function build() {
 function refresh() {
   const values = Object.fromEntries(state.knobs.map(knob => [knob.name, knob.value]));
   for (const knob of state.knobs) {
-    const applies = Object.entries(knob.when).every(([other, wanted]) => wanted.includes(values[other]));
+    // a knob that means something to any of the settings side by side is shown
+    const applies = [{}, ...(state.beside || [])].some(changes =>
+      Object.entries(knob.when).every(([other, wanted]) => wanted.includes({...values, ...changes}[other])));
     rows.get(knob.name).node.hidden = !applies;
     rows.get(knob.name).node.classList.toggle('moved', knob.value !== knob.default);
   }
@@ -169,6 +171,7 @@ function onValue() {
 
 // the rows' handlers hold the knob objects of the first build: keep those, with new values
 function rebind(next) {
+  // `state` is the new message, but its knobs are the objects that the rows hold
   const fresh = new Map(next.knobs.map(knob => [knob.name, knob.value]));
   held.forEach(knob => { knob.value = fresh.get(knob.name); });
   state.knobs = held;

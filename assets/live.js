@@ -1888,7 +1888,7 @@
   const CLOSE_UNITS = { "%": " %", "×": " ×" };
 
   function metricNumber(metric, x) {
-    if (typeof x === "number" && metric.of !== null) return minus(String(Math.round(x)));
+    if (typeof x === "number" && metric.of !== null && Number.isInteger(x)) return minus(String(x));
     const size = Math.abs(x);
     const percent = size >= 99.95 || size === 0 ? 0 : size >= 10 ? 1 : 2;
     const text = x === 0 ? "0" : shown(x, metric.unit === "%" ? percent : 3);

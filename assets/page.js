@@ -5,6 +5,7 @@
 
   // ---- keyboard: space plays and pauses, → steps, R resets, N takes a new seed
   document.addEventListener('keydown', event => {
+    if (event.repeat) return;
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) {
       if (!((event.ctrlKey || event.metaKey) && event.key === 'z' && !typing(event.target))) return;
       event.preventDefault();
@@ -12,7 +13,9 @@
     }
     const onSlider = event.target.matches?.('input[type=range], input[type=radio], [role=tab]');
     if (event.key === ' ') {
-      // a focused button would be pressed as well: space belongs to Play
+      // space presses what has the focus; elsewhere, and on Play itself, it plays
+      const own = 'input[type=checkbox], summary, a, button:not(#gp-play, #gp-pause, [role=tab])';
+      if (event.target.matches?.(own)) return;
       event.preventDefault();
       click(document.body.classList.contains('gp-playing') ? 'gp-pause' : 'gp-play');
     } else if (event.key === 'ArrowRight' && !onSlider) { event.preventDefault(); click('gp-step'); }
@@ -20,7 +23,7 @@
     else if (event.key === 'n' || event.key === 'N') click('gp-seed');
   });
   document.addEventListener('keyup', event => {
-    if (event.key === ' ' && event.target.matches?.('button, [role=tab]')) event.preventDefault();
+    if (event.key === ' ' && event.target.matches?.('#gp-play, #gp-pause, [role=tab]')) event.preventDefault();
   });
 
   // ---- tooltips with the keys; Gradio's buttons know none
@@ -52,7 +55,7 @@
     const extra = event.detail || {};
     document.body.classList.toggle('gp-playing', !!extra.playing);
     const hash = extra.about && extra.about.hash;
-    if (hash && hash !== own) {
+    if (hash && `#${hash}` !== location.hash) {
       own = hash;
       // replaced, not pushed: Back leaves the page, it doesn't walk through every slider move
       try { history.replaceState(history.state, '', `#${hash}`); } catch { /* a sandboxed frame */ }

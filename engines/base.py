@@ -141,6 +141,17 @@ class Engine(Knobbed):
         finally:
             self.view_rng.set_state(state)
 
+    @torch.no_grad()
+    def finite(self) -> bool:
+        """Whether all parameters are finite numbers; costs one transfer from the device."""
+        found = [
+            p.sum()
+            for value in vars(self).values()
+            if isinstance(value, nn.Module)
+            for p in value.parameters()
+        ]
+        return not found or bool(torch.isfinite(torch.stack([p.double() for p in found])).all())
+
     # ------------------------------------------------------------ checkpoints
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

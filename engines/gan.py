@@ -93,6 +93,7 @@ def squared_slope(logits: Tensor, x: Tensor) -> Tensor:
 
 GRID = 64  # cells a side of the two fields of probabilities
 ARROWS = 150
+FOR_KERNEL = 4000  # samples that the generator's density is estimated from
 MESH = 25
 KEYS = np.array([0.0, 1.0], dtype=np.float32)  # of the slider from noise to data
 
@@ -321,8 +322,8 @@ class GAN(Engine):
             Panel("optimal", "What D should be: p/(p + q̂)", self._optimal,
                   f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "small", estimate=True, hz=4,
                   help="The best D for the present generator. The generator has no density, so q̂ is a "
-                  "Gaussian kernel estimate from 4,000 samples. Left blank where p + q̂ is below "
-                  "2 % of the box's uniform density."),
+                  f"Gaussian kernel estimate from {FOR_KERNEL:,} samples; blank where fewer than "
+                  "four of them would decide."),
             Panel("warp", "Noise, warped by G", self._warp, sliced or "cells of equal probability",
                   box, "small",
                   Slider("from noise to data", 0.0, 1.0, 1.0, ("noise", "data"))
@@ -373,10 +374,11 @@ class GAN(Engine):
         ]  # fmt: skip
 
     def _optimal(self) -> list[Mark]:
-        box = self.pool.dataset.extent
-        p, q = self._data_field(), kde(self.sample(4000), box, GRID, self._kernel)
-        nothing = p + q < 0.02 / ((box[1] - box[0]) * (box[3] - box[2]))
-        ratio = torch.where(nothing, math.nan, p / (p + q) - 0.5)
+        box, h = self.pool.dataset.extent, self._kernel
+        p, q = self._data_field(), kde(self.sample(FOR_KERNEL), box, GRID, h)
+        # a kernel averages over 4πh²: of so many samples q̂ is made, where p = q
+        support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
+        ratio = torch.where(support < 4, math.nan, p / (p + q) - 0.5)
         return [Heat(numpy(ratio), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
                      label="estimate of p/(p + q̂) − ½")]  # fmt: skip
 

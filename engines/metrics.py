@@ -53,7 +53,7 @@ def _array(x: Array) -> np.ndarray:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.3g} %"
 
 
 # ---------------------------------------------------------------- densities

@@ -126,7 +126,7 @@ def _plane(lane: Lane) -> list[Panel]:
         # one field serves the model's panel and the error's. While frames stream it takes
         # at most a tenth of the time, so that samples stay smooth above a costly density
         now = time.perf_counter()
-        key = (engine.step_count, tuple(getattr(engine, k) for k in engine.knobs))
+        key = (engine.step_count, lane.acts, tuple(getattr(engine, k) for k in engine.knobs))
         rested = now - lane.field_at >= 10 * lane.field_cost
         if lane.field is None or (lane.field_key != key and (lane.fresh or rested)):
             lane.field = cell_average(engine.log_prob, box, device=engine.device)
@@ -218,6 +218,11 @@ def _curves(lane: Lane) -> list[Panel]:
     def line(name: str, track, role: str, ghost: bool = False) -> Curve:
         return Curve(name, np.asarray(track.steps), np.asarray(track.values), role, ghost=ghost)
 
+    def above_zero(curve: Curve) -> Curve:
+        # an estimate may fall below zero, where a logarithmic axis has no place
+        curve.y = np.maximum(curve.y, 1e-5)
+        return curve
+
     def losses() -> list[Mark]:
         roles = dict(
             zip(
@@ -240,15 +245,19 @@ def _curves(lane: Lane) -> list[Panel]:
         tracks = lane.metric_tracks
         names = {"kl_pq": ("KL(p‖q)", "model"), "kl_qp": ("KL(q‖p)", "generator"),
                  "bits_val": ("validation", "model"), "bits_train": ("training", "data"),
-                 "sliced_w2": ("sliced W₂", "density"), "knn_kl": ("k-NN KL", "score")}  # fmt: skip
+                 "sliced_w2": ("sliced W₂", "model"), "energy": ("energy distance", "model")}  # fmt: skip
         first = [k for k in ("kl_pq", "kl_qp", "bits_val", "bits_train") if k in tracks]
-        chosen = first or [k for k in ("sliced_w2", "knn_kl") if k in tracks]
+        # without a density there is one distance in the unit of the data
+        chosen = first or [k for k in ("sliced_w2", "energy") if k in tracks][:1]
         lines = [line(names[k][0], tracks[k], names[k][1]) for k in chosen]
+        lines = lines if first and first[0].startswith("bits") else [above_zero(c) for c in lines]
         bits = any(k.startswith("bits") for k in chosen)
-        unit = "bits/dim" if bits else "nats" if first else "distance"
+        unit = "bits/dim" if bits else "nats" if first else "data σ"
         return [Curves(lines, y_label=unit, log_y=not bits)]
 
-    far = {"plane": "Distance to the truth", "images": "Held-out and training"}
+    far = {"plane": "Distance to the truth", "images": "Distance to held-out data"}
+    if dataset.kind == "images" and engine.has_density:
+        far["images"] = "Held-out and training"
     return [
         Panel("loss", _name(lane, "Loss"), losses, engine.loss_label, None, "wide", hz=4),
         Panel("distance", _name(lane, far.get(dataset.kind, "Distance to the truth")), distances,

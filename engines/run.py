@@ -90,8 +90,9 @@ class Budget:
 class Lane:
     """One engine of a run with its curves and numbers; a run has one, or up to four."""
 
-    def __init__(self, index: int, engine: Engine, label: str) -> None:
-        self.index, self.engine, self.label = index, engine, label
+    def __init__(self, index: int, engine: Engine) -> None:
+        self.index, self.engine, self.label = index, engine, ""
+        self.acts = 0  # actions so far: they may change the model without a step
         self.tracks: dict[str, Track] = defaultdict(Track)
         self.ghosts: dict[str, Track] = {}  # the curves of the run before, to compare with
         self.metric_tracks: dict[str, Track] = defaultdict(Track)
@@ -146,21 +147,25 @@ class Run:
     def _build(self, experiment: Experiment) -> None:
         before = getattr(self, "lanes", [])
         kind, lanes = ENGINES[experiment.engine], []
-        labels = ["", *(_describe(kind, changes) for changes in experiment.beside)]
-        if experiment.beside:
-            changed = {k: experiment.knobs[k] for c in experiment.beside for k in c}
-            labels[0] = _describe(kind, changed)
         for index, knobs in enumerate(experiment.lanes()):
             engine = kind(knobs, experiment.seed, self.device)
             engine.start(self.pool)
-            lanes.append(Lane(index, engine, labels[index]))
+            lanes.append(Lane(index, engine))
         self.experiment, self.lanes = experiment, lanes
+        self._label()
         self.haunt(before)
         self.step, self.seconds, self.diverged = 0, 0.0, None
         self._last_frame: Frame | None = None
         self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
         self._panel_budget, self._probe_budget = Budget(PANEL_SHARE), Budget(PROBE_SHARE)
+
+    def _label(self) -> None:
+        """Name the lanes by what tells them apart."""
+        kind, beside = ENGINES[self.experiment.engine], self.experiment.beside
+        differ = {k: self.experiment.knobs[k] for changes in beside for k in changes}
+        for lane, changes in zip(self.lanes, [differ, *beside], strict=True):
+            lane.label = _describe(kind, changes)
 
     def haunt(self, before: list[Lane]) -> None:
         """Keep the loss curves of the lanes of an earlier run as ghosts of this one's."""
@@ -204,10 +209,10 @@ class Run:
     def _flush(self) -> None:
         finite = [lane.flush() for lane in self.lanes]
         if not all(finite) and not self.diverged:
-            self.diverged = (
-                f"The run diverged at step {self.step:,}: a loss is not a finite number. "
-                f"{self.engine.if_diverged}"
-            )
+            self._diverge("a loss is not a finite number")
+
+    def _diverge(self, what: str) -> None:
+        self.diverged = f"The run diverged at step {self.step:,}: {what}. {self.engine.if_diverged}"
 
     # ------------------------------------------------------------ the model
 
@@ -245,9 +250,10 @@ class Run:
             setattr(lane.engine, name, knobs[name])
             lane.engine.changed(name)
         self.experiment = changed
+        self._label()
         return False
 
-    def act(self, name: str, **arguments: float) -> None:
+    def act(self, name: str, /, **arguments: float) -> None:
         """Carry out one of the engine's actions in every lane."""
         kind = ENGINES[self.experiment.engine]
         if not isinstance(name, str) or name not in kind.actions:
@@ -264,6 +270,7 @@ class Run:
                 raise BadInput(f"{key} must be a finite number; got {shown(value)}.")
         for lane in self.lanes:
             getattr(lane.engine, name)(**arguments)
+            lane.acts += 1
 
     def restart(self, seed: int | None = None) -> None:
         """Back to step 0, with the same seed or another one."""
@@ -287,6 +294,9 @@ class Run:
         """
         self._flush()
         self.budgeted = 0.0
+        # a step may ruin the weights while its own loss was still finite
+        if not self.diverged and not all(lane.engine.finite() for lane in self.lanes):
+            self._diverge("a weight is not a finite number")
         if self.diverged and self._last_frame is not None:
             self._last_frame.note = self.diverged
             return self._last_frame
@@ -303,9 +313,9 @@ class Run:
     def _measure(self, fresh: bool) -> None:
         """Work out the metrics that are due. A number is redone only for another model."""
         now = time.perf_counter()
-        key = (self.step, tuple(self.experiment.knobs.items()))
         waiting = []
         for lane in self.lanes:
+            key = (self.step, lane.acts, tuple(self.experiment.knobs.items()))
             if fresh or now - lane.probed_at.get("", -np.inf) > 0.25:
                 lane.probed_at[""] = begin = now
                 with lane.engine.still(stream=1):
@@ -315,8 +325,8 @@ class Run:
             for probe in lane.probes:
                 late = (now - lane.probed_at.get(probe.name, -np.inf)) * probe.hz
                 if lane.probed_key.get(probe.name) != key and (fresh or late >= 1):
-                    waiting.append((late, lane, probe))
-        for _, lane, probe in sorted(waiting, key=lambda item: item[0], reverse=True):
+                    waiting.append((late, lane, probe, key))
+        for _, lane, probe, key in sorted(waiting, key=lambda item: item[0], reverse=True):
             if not fresh and not self._probe_budget.open(now):
                 break
             begin = time.perf_counter()

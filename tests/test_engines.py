@@ -385,6 +385,32 @@ def test_a_run_that_diverges_says_which_knob_to_try():
     assert run.diverged is None
 
 
+def test_weights_that_are_lost_without_a_loss_are_never_drawn():
+    run = start("flow").train(steps=2)
+    good = run.frame()
+    net = next(m for m in vars(run.engine).values() if isinstance(m, torch.nn.Module))
+    with torch.no_grad():
+        next(net.parameters()).fill_(math.nan)
+    assert run.frame() is good
+    assert "weight" in good.note
+
+
+def test_an_action_that_trains_is_measured():
+    run = start("gan").train(steps=20)
+    before = {m.name: m.value for m in run.frame().metrics}
+    for _ in range(20):
+        run.act("step_generator")
+    after = {m.name: m.value for m in run.frame().metrics}
+    assert before["sliced_w2"] != after["sliced_w2"]
+
+
+def test_lanes_are_named_by_what_tells_them_apart():
+    run = start("gan", beside=[{"r1": 0.0}])
+    assert run.lanes[1].label.endswith("0") and run.lanes[0].label != run.lanes[1].label
+    run.set("r1", 5.0)
+    assert run.lanes[0].label.endswith("5")
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

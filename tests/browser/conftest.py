@@ -35,20 +35,28 @@ class Server:
         environment = {
             **os.environ, "GRADIO_SERVER_PORT": str(self.port), "GRADIO_ANALYTICS_ENABLED": "False",
         }  # fmt: skip
+        self.environment = environment
+        self.start()
+
+    def start(self) -> None:
         begin = time.monotonic()
-        with log.open("w") as out:
+        with self.log.open("a") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=out, stderr=out
+                [sys.executable, "app.py"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
             )
         while True:
             try:
                 urllib.request.urlopen(self.url + "config", timeout=1)
                 break
             except OSError:
-                assert self.process.poll() is None, log.read_text()
+                assert self.process.poll() is None, self.log.read_text()
                 assert time.monotonic() - begin < 90, "the page does not answer"
                 time.sleep(0.1)
         self.answered_after = time.monotonic() - begin
+
+    def restart(self) -> None:
+        self.close()
+        self.start()
 
     def close(self) -> None:
         self.process.terminate()

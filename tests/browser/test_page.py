@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from app.share import from_hash, to_hash
 from engines import DATASETS, Experiment, families
-from tests.browser.conftest import open_page
+from tests.browser.conftest import Server, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -262,16 +263,74 @@ def test_a_changed_address_opens_in_the_same_page(page):
     assert address(page) == wanted
 
 
-def test_leaving_frees_the_run(page, server, browser):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_leaving_stops_the_run(page, server, browser):
     """A visitor who closes the page while it plays leaves the machine to the others."""
+
+    def busy(seconds: float) -> float:
+        """Share of one core that the server uses."""
+
+        def ticks() -> int:
+            fields = Path(f"/proc/{server.process.pid}/stat").read_text().split(")")[1].split()
+            return int(fields[11]) + int(fields[12])
+
+        before = ticks()
+        time.sleep(seconds)
+        return (ticks() - before) / 100 / seconds
+
     other = open_page(browser, server.url)
     button(other, "Play").click()
     wait_step(other, "s > 5")
+    assert busy(2.0) > 0.5, "it trains"
     other.context.close()
-    time.sleep(1.0)
-    button(page, "Play").click()
-    wait_step(page, "s > 20")
-    button(page, "Pause").click()
+    time.sleep(2.0)
+    assert busy(2.0) < 0.3, "it has stopped"
+
+
+def test_dragging_a_handle_moves_its_path(page):
+    handle = page.locator(".gp-handle").first
+    handle.scroll_into_view_if_needed()
+    before = page.evaluate(PIXELS)
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y - 40, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(800)
+    assert page.evaluate(PIXELS)[0] != before[0]
+    assert page.locator("[data-slot=note]").inner_text().strip() == ""
+    assert step(page) == 0
+
+
+def test_space_presses_the_switch_that_has_the_focus(page):
+    switch = page.locator("[data-knob=averaged] input")
+    switch.focus()
+    switch.press(" ")
+    expect(switch).not_to_be_checked()
+    page.wait_for_timeout(500)
+    assert step(page) == 0
+
+
+def test_a_server_that_was_restarted_opens_what_the_page_shows(server, browser, tmp_path):
+    """A session that the server doesn't know begins with the experiment in the address."""
+    own = Server(tmp_path / "log.txt")
+    page = open_page(browser, own.url)
+    try:
+        tab(page, "Mixture").click()
+        page.wait_for_function(
+            "location.hash && document.querySelector('[data-knob=n_components]')"
+        )
+        page.wait_for_timeout(500)
+        assert address(page).engine == "mixture"
+        own.restart()
+        page.wait_for_timeout(1500)
+        button(page, "Play").click()
+        page.wait_for_timeout(4000)
+        assert address(page).engine == "mixture"
+    finally:
+        page.context.close()
+        own.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
