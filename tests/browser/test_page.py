@@ -75,13 +75,16 @@ def test_play_moves_pixels_and_the_loss_grows_and_pause_freezes(page):
     wait_step(page, "s > 20")
     first = page.evaluate(PIXELS)
     assert first[0] != before[0]
-    page.wait_for_timeout(1200)
-    path = page.evaluate(
-        "document.querySelector('.gp-view .scatterlayer path.js-line').getAttribute('d').length"
+    line = ".gp-view .scatterlayer path.js-line"
+    page.wait_for_selector(line, state="attached", timeout=20_000)
+    path = page.locator(line).first.get_attribute("d")
+    page.wait_for_function(
+        "([line, d]) => document.querySelector(line).getAttribute('d').length > d.length + 20",
+        arg=[line, path],
+        timeout=20_000,
     )
     later = page.evaluate(PIXELS)
     assert later[0] != first[0] and later[1] > 500
-    assert path > 20
     button(page, "Pause").click()
     settled(page)
     frozen, pixels = step(page), page.evaluate(PIXELS)
