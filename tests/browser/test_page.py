@@ -83,6 +83,7 @@ def test_play_moves_pixels_and_the_loss_grows_and_pause_freezes(page):
         arg=[line, path],
         timeout=20_000,
     )
+    page.wait_for_timeout(500)
     later = page.evaluate(PIXELS)
     assert later[0] != first[0] and later[1] > 500
     button(page, "Pause").click()
