@@ -25,13 +25,19 @@ FPS = 13.0 if ON_SPACES else 17.0  # a Space has many visitors on one line
 VISITORS = 64  # streams at once; each holds a thread
 
 # nothing streams through an event that is not private: the API is a page of its own
-QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# "multiple": Gradio's default swallows an event while the one before is under way, be it a
+# click on Play while the last stream ends, a slider's last value or an acknowledgement
+QUIET = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "multiple",
+}
 STREAM = {
     "show_progress": "hidden",
     "api_visibility": "private",
     "concurrency_limit": VISITORS,
     "concurrency_id": "train",
-    # a click on Play while the last stream is still ending must not be swallowed
     "trigger_mode": "multiple",
 }
 SPEED_LABELS = {
@@ -39,6 +45,10 @@ SPEED_LABELS = {
 }  # fmt: skip
 HASH_JS = "() => [window.location.hash]"
 DATA_JS = "name => [name, window.location.hash]"
+# play, step and pause carry a number, for a request may overtake the one before
+COUNT = "window.playgroundTurn = (window.playgroundTurn || 0) + 1"
+PLAY_JS = f"() => [window.location.hash, {COUNT}]"
+PAUSE_JS = f"() => [{COUNT}]"
 
 
 def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
@@ -97,7 +107,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
-            address = gr.Textbox(visible=False)
+            address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 
         everything = [view, knobs, options, tabs, data]
@@ -155,7 +165,9 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             session = arrive(request, text)
             given = _payload(event)
             method = Session.set_option if given.get("where") == "dataset" else Session.set
-            return handler(method)(session, given.get("name"), given.get("value"))
+            return handler(method)(
+                session, given.get("name"), given.get("value"), given.get("turn")
+            )
 
         def on_act(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             given = _payload(event)
@@ -175,19 +187,19 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         def on_undo(text: str, request: gr.Request) -> list[Any]:
             return handler(Session.undo)(arrive(request, text))
 
-        def on_play(text: str, request: gr.Request):
-            yield from arrive(request, text).play()
+        def on_play(text: str, turn: float | None, request: gr.Request):
+            yield from arrive(request, text).play(turn)
 
         def stepper(steps: int) -> Callable:
-            def on_step(text: str, request: gr.Request):
-                yield from arrive(request, text).step(steps)
+            def on_step(text: str, turn: float | None, request: gr.Request):
+                yield from arrive(request, text).step(steps, turn)
 
             return on_step
 
         # these three come often, or late: they never open a session
-        def on_pause(request: gr.Request) -> None:
+        def on_pause(turn: float | None, request: gr.Request) -> None:
             if session := visitors.get(request.session_hash):
-                session.pause()
+                session.pause(turn)
 
         def on_speed(label: str, request: gr.Request) -> None:
             if session := visitors.get(request.session_hash):
@@ -231,10 +243,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         view.act(on_act, address, everything, js=HASH_JS, **QUIET)
         view.ack(on_ack, None, view, **QUIET)
         view.view(on_view, None, view, **QUIET)
-        play.click(on_play, address, view, js=HASH_JS, **STREAM)
+        play.click(on_play, [address, turn], view, js=PLAY_JS, **STREAM)
         for button, steps in ((step, 1), (ten, 10), (hundred, 100)):
-            button.click(stepper(steps), address, view, js=HASH_JS, **STREAM)
-        pause.click(on_pause, None, None, **QUIET)
+            button.click(stepper(steps), [address, turn], view, js=PLAY_JS, **STREAM)
+        pause.click(on_pause, turn, None, js=PAUSE_JS, **QUIET)
         reset.click(on_reset, address, everything, js=HASH_JS, **QUIET)
         seed.click(on_seed, address, everything, js=HASH_JS, **QUIET)
         undo.click(on_undo, address, everything, js=HASH_JS, **QUIET)

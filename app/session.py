@@ -7,12 +7,13 @@ app/worker.py names; it knows neither Plotly nor torch.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from app.share import MAX_HASH, to_hash
-from app.worker import SPEEDS, Worker
+from app.worker import SPEEDS, Crowd, Worker
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.experiment import MAX_SEED
 from engines.knobs import shown
@@ -31,8 +32,10 @@ class Session:
 
     START = ("ring8soft", "flow")  # what an address without an experiment opens
 
-    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
-        self.worker = Worker(device, fps)
+    def __init__(
+        self, device: str | None = None, fps: float = 20.0, crowd: Crowd | None = None
+    ) -> None:
+        self.worker = Worker(device, fps, crowd)
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()
         self._parked: dict[str, tuple[Experiment, bytes]] = {}  # by family
@@ -40,6 +43,7 @@ class Session:
         self._undo: list[tuple[Experiment, int]] = []  # with the name of its checkpoint
         self._saves = 0
         self.latest: bytes | None = None  # what a lost worker would go on from
+        self._turns: dict[str, float] = {}  # the newest message heard of each kind
         self._opened = 0  # how many experiments so far; the page's first event opens one
 
     # ------------------------------------------------------------ opening
@@ -159,12 +163,23 @@ class Session:
             self.worker.saves.pop(name, None)
         del self._undo[:-UNDO]
 
-    def set(self, name: str, value: Any) -> str | None:
-        """Set a knob of the engine."""
+    def _stale(self, what: str, turn: Any) -> bool:
+        """Whether a newer message of this kind was heard: requests may overtake each other."""
+        if isinstance(turn, bool) or not isinstance(turn, (int, float)):
+            return False  # one that was not numbered
+        if turn < self._turns.get(what, -math.inf):
+            return True
+        self._turns[what] = turn
+        return False
+
+    def set(self, name: str, value: Any, turn: float | None = None) -> str | None:
+        """Set a knob of the engine. A value with a lower `turn` than one heard is dropped."""
         kind = ENGINES[self.experiment.engine]
         if not isinstance(name, str) or name not in kind.knobs:
             raise BadInput(f"There is no knob {shown(name)} here.")
         with self._lock:
+            if self._stale(name, turn):
+                return None
             changed = self.experiment.but(knobs={**self.experiment.knobs, name: value})
             entry = kind.knobs[name]
             if changed == self.experiment:
@@ -176,10 +191,12 @@ class Session:
             self._tell()
         return self.worker.redraw()
 
-    def set_option(self, name: str, value: Any) -> str | None:
+    def set_option(self, name: str, value: Any, turn: float | None = None) -> str | None:
         """Set an option of the dataset: new data, so the run begins again."""
         if not isinstance(name, str):
             raise BadInput(f"There is no option {shown(name)} here.")
+        if self._stale(f"option {name[:80]}", turn):
+            return None
         return self._change(lambda now: now.but(options={**now.options, name: value}))
 
     def set_beside(self, labels: list[str]) -> str | None:
@@ -244,28 +261,34 @@ class Session:
 
     # ------------------------------------------------------------ playing
 
-    def play(self) -> Iterator[str]:
+    def play(self, turn: float | None = None) -> Iterator[str]:
         """Train and yield frames until paused."""
-        yield from self._relay(None)
+        yield from self._relay(None, turn)
 
-    def step(self, steps: int) -> Iterator[str]:
+    def step(self, steps: int, turn: float | None = None) -> Iterator[str]:
         """Train for exactly so many steps; stops a stream that is playing."""
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
             raise BadInput(f"Between 1 and {MAX_STEPS:,} steps can be taken; got {shown(steps)}.")
-        yield from self._relay(steps)
+        yield from self._relay(steps, turn)
 
-    def _relay(self, steps: int | None) -> Iterator[str]:
+    def _relay(self, steps: int | None, turn: float | None) -> Iterator[str]:
         with self._lock:
             if not self._opened:
                 self._open(self.experiment)
+            overtaken = steps is None and self._stale("play", turn)
+        if overtaken:  # by a Pause that was clicked after it
+            if (frame := self.worker.redraw()) is not None:
+                yield frame
+            return
         for frame, checkpoint in self.worker.stream(steps):
             if checkpoint is not None:
                 self.latest = checkpoint
             if frame is not None:
                 yield frame
 
-    def pause(self) -> None:
-        self.worker.stop()
+    def pause(self, turn: float | None = None) -> None:
+        if not self._stale("play", turn):
+            self.worker.stop()
 
     def set_speed(self, speed: str) -> None:
         if speed not in SPEEDS:
@@ -295,6 +318,7 @@ class Session:
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
             "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
             "seed": self.experiment.seed,
+            "heard": {k: n for k, n in self._turns.items() if k in kind.knobs},
             "beside": [dict(changes) for changes in self.experiment.beside],
         }
 
@@ -310,6 +334,7 @@ class Session:
                 for name, entry in knobs.items()
             ],
             "actions": [],
+            "heard": {name: n for name in knobs if (n := self._turns.get(f"option {name}"))},
         }
 
 
@@ -317,7 +342,7 @@ class Visitors:
     """Sessions by the hash that Gradio gives each open page."""
 
     def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
-        self._device, self._fps = device, fps
+        self._device, self._fps, self._crowd = device, fps, Crowd()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -326,7 +351,7 @@ class Visitors:
         with self._lock:
             if key not in self._sessions:
                 self._make_room()
-                self._sessions[key] = Session(self._device, self._fps)
+                self._sessions[key] = Session(self._device, self._fps, self._crowd)
             return self._sessions[key]
 
     def _make_room(self) -> None:

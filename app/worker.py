@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -33,11 +34,39 @@ AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
 
 
+class Crowd:
+    """The streams that share this process, and what part of the time each may train.
+
+    Loops that all run flat out fight for the interpreter's lock with each other and with
+    the server that sends their frames: two or more leave a fifth of the cores free.
+    """
+
+    def __init__(self, cores: int | None = None) -> None:
+        self.cores = cores or os.cpu_count() or 1
+        self._playing, self._lock = 0, threading.Lock()
+
+    @contextlib.contextmanager
+    def member(self) -> Iterator[None]:
+        with self._lock:
+            self._playing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._playing -= 1
+
+    @property
+    def share(self) -> float:
+        return 1.0 if self._playing <= 1 else min(1.0, 0.8 * self.cores / self._playing)
+
+
 class Worker:
     """Drives one Run. All methods may be called from any thread."""
 
-    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
-        self.device, self.fps = device, fps
+    def __init__(
+        self, device: str | None = None, fps: float = 20.0, crowd: Crowd | None = None
+    ) -> None:
+        self.device, self.fps, self.crowd = device, fps, crowd or Crowd()
         self.run: Run | None = None
         self.extra: dict[str, Any] = {}
         # a plain Lock: a generator may be resumed and closed from different threads
@@ -152,8 +181,9 @@ class Worker:
 
     def _produce(self, steps: int | None, ready: queue.Queue) -> None:
         try:
-            for item in self._train(steps):
-                ready.put(item)
+            with self.crowd.member():
+                for item in self._train(steps):
+                    ready.put(item)
         except Exception:
             log.exception("a run failed")
             self._message = "Something went wrong in this run; Reset begins it again."
@@ -175,12 +205,12 @@ class Worker:
             if playing and self._speed == "max":
                 period = max(period, 0.25)
             until = time.perf_counter() + max(period - drawing, 0.002)
-            share = self._share(time.monotonic() - begin) if playing else 1.0
+            share = self._share(time.monotonic() - begin) if playing else self.crowd.share
             taken = self._advance(until, share, None if playing else steps - done)
             done += taken
             if self.run.diverged or (steps is not None and done >= steps) or self._gone():
                 break
-            if playing:  # rest for what is left of the period, unless there is news
+            if share < 1 or playing:  # rest for what is left, unless there is news
                 self._wake.clear()
                 if (rest := until - time.perf_counter()) > 0 and not self._mail:
                     self._wake.wait(rest)
@@ -205,7 +235,7 @@ class Worker:
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
         ramp = min(1.0, (since / RAMP) ** 2)
-        return {"single": 0.0, "slow": 0.08}.get(self._speed, 1.0) * ramp
+        return {"single": 0.0, "slow": 0.08}.get(self._speed, self.crowd.share) * ramp
 
     def _advance(self, until: float, share: float, most: int | None) -> int:
         """Train until a moment, at least one step; returns the number of steps."""

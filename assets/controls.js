@@ -44,12 +44,15 @@ function text(knob, value) {
 // ---- sending, at most every SEND_EVERY ms while a slider moves, and always the last value
 
 const waiting = new Map();
+const sent = new Map(); // knob → number of its last message; an older echo is no news
 function send(knob, value) {
   const last = waiting.get(knob.name) || {at: 0, timer: null};
   clearTimeout(last.timer);
   const go = () => {
     waiting.set(knob.name, {at: performance.now(), timer: null});
-    trigger('set', {where: state.where, name: knob.name, value});
+    const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
+    sent.set(knob.name, turn);
+    trigger('set', {where: state.where, name: knob.name, value, turn});
   };
   const rest = SEND_EVERY - (performance.now() - last.at);
   if (rest <= 0) go(); else waiting.set(knob.name, {at: last.at, timer: setTimeout(go, rest)});
@@ -160,10 +163,10 @@ function onValue() {
   const same = next.key === shownKey;
   state = next;
   // a slider that is being dragged is not rebuilt under the hand: same knobs, same nodes
-  if (!same) { build(); shownKey = next.key; } else rebind(next);
+  if (!same) { sent.clear(); build(); shownKey = next.key; } else rebind(next);
   for (const knob of state.knobs) {
     const row = rows.get(knob.name);
-    if (!(touched && row.node.contains(touched) && waiting.get(knob.name)?.timer)) row.show(knob.value);
+    if (!newer(knob.name) && !(touched && row.node.contains(touched) && waiting.get(knob.name)?.timer)) row.show(knob.value);
   }
   for (const input of root.querySelectorAll('.beside input')) input.checked = ((state.compare || {}).chosen || []).includes(input.value);
   refresh();
@@ -173,8 +176,11 @@ function onValue() {
 function rebind(next) {
   // `state` is the new message, but its knobs are the objects that the rows hold
   const fresh = new Map(next.knobs.map(knob => [knob.name, knob.value]));
-  held.forEach(knob => { knob.value = fresh.get(knob.name); });
+  held.forEach(knob => { if (!newer(knob.name)) knob.value = fresh.get(knob.name); });
   state.knobs = held;
 }
+
+// whether a value of ours is on its way that this message has not heard of
+function newer(name) { return sent.has(name) && !((state.heard || {})[name] >= sent.get(name)); }
 watch('value', onValue);
 onValue();

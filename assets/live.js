@@ -1920,7 +1920,8 @@
     constructor(root, { trigger } = {}) {
       Object.assign(this, { root, trigger: trigger || (() => {}), next: null, queued: false });
       Object.assign(this, { about: null, extra: {}, enlarged: null, panelNames: "", timer: 0 });
-      Object.assign(this, { ackedAt: -Infinity, sinceAck: 0, hiddenAt: -Infinity, missedAt: -1e9 });
+      Object.assign(this, { ackedAt: -Infinity, sinceAck: 0, ackTimer: 0, paintedSeq: 0 });
+      Object.assign(this, { hiddenAt: -Infinity, missedAt: -1e9 });
       this.wasVisible = true;
       this.blocks = new Blocks();
       this.panels = new Map();
@@ -2093,14 +2094,20 @@
       this.stats.step = frame.step;
       this.stats.ages.push(Date.now() - frame.t);
       if (this.stats.ages.length > 1000) this.stats.ages.splice(0, 100);
-      const now = performance.now();
+      const wait = this.ackedAt + ACK_MS - performance.now();
       this.sinceAck++;
+      this.paintedSeq = frame.seq;
       this.hiddenAt = -Infinity;
-      if (this.sinceAck >= 5 || now - this.ackedAt >= ACK_MS || frame.extra.playing === false) {
-        this.sinceAck = 0;
-        this.ackedAt = now;
-        this.send("ack", { seq: frame.seq });
-      }
+      if (this.sinceAck >= 5 || wait <= 0 || frame.extra.playing === false) this.acknowledge();
+      // later, if no frame comes before: it may be the last that the server dares to send
+      else if (!this.ackTimer) this.ackTimer = setTimeout(() => this.acknowledge(), wait);
+    }
+
+    acknowledge() {
+      clearTimeout(this.ackTimer);
+      this.ackTimer = this.sinceAck = 0;
+      this.ackedAt = performance.now();
+      this.send("ack", { seq: this.paintedSeq });
     }
 
     apply(frame) {

@@ -43,15 +43,18 @@ def session() -> Session:
 class Player:
     """Plays a session in a thread of its own, as Gradio does, and acknowledges frames."""
 
-    def __init__(self, session: Session, steps: int | None = None, ack: bool = True) -> None:
+    def __init__(
+        self, session: Session, steps: int | None = None, ack: bool = True, turn: float | None = None
+    ) -> None:
         self.session, self.frames, self.error = session, [], None
-        self.ack, self.steps = ack, steps
+        self.ack, self.steps, self.turn = ack, steps, turn
         self.thread = threading.Thread(target=self._play, daemon=True)
         self.thread.start()
 
     def _play(self) -> None:
         try:
-            stream = self.session.play() if self.steps is None else self.session.step(self.steps)
+            play, step = self.session.play, self.session.step
+            stream = play(self.turn) if self.steps is None else step(self.steps, self.turn)
             for text in stream:
                 frame = unpack(text, BLOCKS)
                 self.frames.append(frame)
@@ -423,3 +426,35 @@ def test_every_frame_carries_the_address_of_its_experiment(session):
     assert shown(session.worker.redraw())["about"]["hash"] == to_hash(session.experiment)
     assert shown(session.set("batch", 64))["about"]["hash"] == to_hash(session.experiment)
     assert session.experiment.knobs["batch"] == 64
+
+
+def test_a_message_that_was_overtaken_is_dropped(session):
+    session.set("lr", 0.02, turn=7)
+    assert session.set("lr", 0.5, turn=6) is None
+    assert session.experiment.knobs["lr"] == 0.02
+    assert session.controls()["heard"] == {"lr": 7}
+    session.set("lr", 0.5, turn=8)
+    assert session.experiment.knobs["lr"] == 0.5
+
+
+def test_a_pause_that_overtakes_its_play_wins(session):
+    session.pause(turn=2)
+    frames = [unpack(text, BLOCKS) for text in session.play(turn=1)]
+    assert [frame["extra"]["playing"] for frame in frames] == [False]
+    assert frames[0]["step"] == 0
+    player = Player(session, turn=3)
+    player.wait(lambda p: last_step(p) > 0)
+    session.pause(turn=2.5)  # late, meant for an earlier stream
+    step = last_step(player)
+    player.wait(lambda p: last_step(p) > step)
+    player.stop()
+
+
+def test_many_streams_share_the_cores():
+    crowd = worker_module.Crowd(cores=2)
+    assert crowd.share == 1.0
+    with crowd.member():
+        assert crowd.share == 1.0
+        with crowd.member(), crowd.member(), crowd.member():
+            assert crowd.share == pytest.approx(0.4)
+    assert crowd.share == 1.0

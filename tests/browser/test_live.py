@@ -249,6 +249,14 @@ def test_frames_are_acknowledged_once_painted(stage: Stage) -> None:
     assert [ack["seq"] for ack in stage.sent("ack")][-2:] == [10, 11]
 
 
+def test_the_last_of_a_burst_is_acknowledged_too(stage: Stage) -> None:
+    # the server waits once its window is full: an unacknowledged last frame would be for ever
+    for i in range(1, 4):
+        stage.send(Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]))
+    stage.page.wait_for_timeout(500)
+    assert stage.sent("ack")[-1]["seq"] == stage.seq
+
+
 def test_only_the_newest_of_many_frames_is_painted(stage: Stage) -> None:
     texts = [
         pack(
