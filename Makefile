@@ -15,11 +15,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 run: $(VENV)/.run
 	$(PY) app.py
 
+# two processes for what computes; the browser has the machine to itself, for it keeps time
 test: $(VENV)/.dev browser lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 -m "not browser"
+	$(PY) -m pytest -m browser
 
 check: $(VENV)/.dev lint
-	$(PY) -m pytest -m "not slow and not browser and not gpu"
+	$(PY) -m pytest -n 2 -m "not slow and not browser and not gpu"
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
