@@ -76,6 +76,7 @@ def Engine_log_prob():
     return Engine.log_prob
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_engine_trains_on_every_dataset(engine, dataset):
@@ -168,6 +169,7 @@ def test_a_damaged_checkpoint_is_refused():
     assert other.step == 2 and other.experiment.engine == "gan"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "name"), KNOBS)
 def test_every_knob_at_both_ends_and_one_past_each(engine, name):
     entry = ENGINES[engine].knobs[name]
@@ -303,6 +305,7 @@ def test_actions_act(engine):
         start(engine).act("no_such_action")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
 def test_densities_integrate_to_one(engine):
     run = start(engine, "moons").train(steps=30)
@@ -311,6 +314,7 @@ def test_densities_integrate_to_one(engine):
     assert float(mass) == pytest.approx(1.0, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
 def test_samples_agree_with_the_density(engine):
     """E_q[log q] over samples equals −entropy by quadrature; a shifted density would not."""

@@ -44,7 +44,11 @@ class Player:
     """Plays a session in a thread of its own, as Gradio does, and acknowledges frames."""
 
     def __init__(
-        self, session: Session, steps: int | None = None, ack: bool = True, turn: float | None = None
+        self,
+        session: Session,
+        steps: int | None = None,
+        ack: bool = True,
+        turn: float | None = None,
     ) -> None:
         self.session, self.frames, self.error = session, [], None
         self.ack, self.steps, self.turn = ack, steps, turn
