@@ -189,6 +189,13 @@ class GAN(Engine):
         self.g_updates = 0
         self._blurred: dict[Any, Tensor] = {}
 
+    def feed(self, pool: Pool) -> None:
+        super().feed(pool)
+        self.g_updates = 0  # the average forgets the generator of the old data
+
+    def refresh(self) -> None:
+        self._blurred = {}
+
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
         for _ in range(self.d_steps):
@@ -233,7 +240,7 @@ class GAN(Engine):
         parameters = list(player.parameters())
         for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = slope
-        set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.SETTLING))
+        set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
         optimiser.step()
 
     @torch.no_grad()
@@ -361,7 +368,7 @@ class GAN(Engine):
     @property
     def _kernel(self) -> float:
         """The kernel's standard deviation in data units."""
-        return self.bandwidth * float(self._std.square().mean().sqrt())
+        return self.bandwidth * float(self.pool.std.square().mean().sqrt())
 
     def _discriminator(self) -> list[Mark]:
         box = self.pool.dataset.extent

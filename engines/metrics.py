@@ -500,6 +500,11 @@ def draw(engine: Engine) -> tuple[Tensor, np.ndarray, str]:
     return engine._drawn
 
 
+def forget(engine: Engine) -> None:
+    """Drop what was measured of an engine's earlier data."""
+    engine._drawn_key = engine._drawn = engine._bits_best = None
+
+
 def probes(engine: Engine) -> list[Probe]:
     """The measurements that make sense for this model on this data."""
     kind = engine.pool.dataset.kind
