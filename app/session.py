@@ -345,6 +345,7 @@ class Session:
             "knobs": [
                 {**entry.spec(), "value": self.experiment.knobs[name]}
                 for name, entry in kind.knobs.items()
+                if entry.kind != "payload"
             ],
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
             "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
@@ -363,6 +364,7 @@ class Session:
             "knobs": [
                 {**entry.spec(), "value": self.experiment.options[name]}
                 for name, entry in knobs.items()
+                if entry.kind != "payload"  # those have an editor, not a control
             ],
             "actions": [],
             "heard": {name: n for name in knobs if (n := self._turns.get(f"option {name}"))},
