@@ -15,6 +15,8 @@ def row(entry: Knob) -> str:
         values = ", ".join(entry.choices)
     elif entry.kind == "bool":
         values = "on, off"
+    elif entry.kind == "payload":
+        return f"| `{entry.name}` | JSON | its own | restarts the run | {entry.help} |"
     else:
         values = f"{entry.low:g} … {entry.high:g}" + (" (log)" if entry.log else "")
     acts = "at once" if entry.live else "on the picture" if entry.view else "restarts the run"

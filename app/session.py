@@ -199,6 +199,37 @@ class Session:
             return None
         return self._change(lambda now: now.but(options={**now.options, name: value}))
 
+    def feed(
+        self, experiment: Experiment, undoable: bool = True, measure: bool = True
+    ) -> str | None:
+        """Other data under the running model, which goes on: a brush, a dragged Gaussian.
+
+        Only the data is taken from `experiment`, so that a knob moved meanwhile stays moved.
+
+        undoable: True at the beginning of a stroke or a drag, False for the rest of it, so
+            that one undo takes back all of it.
+        measure: False leaves the numbers blank in a paused run, for the answers in between.
+
+        Raises BadInput when the engine or the seed is another, or the data's shape is.
+        """
+        with self._lock:
+            now = self.experiment
+            if (experiment.engine, experiment.seed) != (now.engine, now.seed):
+                raise BadInput("Only the data can change under a running model.")
+            changed = now.but(
+                dataset=experiment.dataset, options=experiment.options, points=experiment.points
+            )
+            now.check_feed(changed)
+            if not self._opened:
+                self._open(changed)
+            elif changed != now:
+                if undoable:
+                    self._remember()
+                self.experiment = changed
+                self.worker.post(feed=changed.to_json())
+                self._tell()
+        return self.worker.redraw(measure)
+
     def set_beside(self, labels: list[str]) -> str | None:
         """Run the named comparisons of the engine in lockstep beside the present settings."""
         offered = ENGINES[self.experiment.engine].compare
@@ -323,6 +354,7 @@ class Session:
             "knobs": [
                 {**entry.spec(), "value": self.experiment.knobs[name]}
                 for name, entry in kind.knobs.items()
+                if entry.kind != "payload"
             ],
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
             "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
@@ -341,6 +373,7 @@ class Session:
             "knobs": [
                 {**entry.spec(), "value": self.experiment.options[name]}
                 for name, entry in knobs.items()
+                if entry.kind != "payload"  # those have an editor, not a control
             ],
             "actions": [],
             "heard": {name: n for name in knobs if (n := self._turns.get(f"option {name}"))},

@@ -93,7 +93,8 @@ class Worker:
     def post(self, **message: Any) -> None:
         """Leave a message for the run; it is read before the next step.
 
-        open: Experiment JSON · restore: checkpoint · set: (name, value) · act: (name, args) ·
+        open: Experiment JSON · feed: Experiment JSON, whose data the run goes on with ·
+        restore: checkpoint · set: (name, value) · act: (name, args) ·
         restart: seed or None · branch: go on from the kept moment nearest to this step ·
         speed · message: a sentence to show · extra: what every frame carries along · save:
         keep a checkpoint under this number in `saves`, before what follows.
@@ -132,14 +133,17 @@ class Worker:
 
     # ------------------------------------------------------------ out
 
-    def redraw(self) -> str | None:
-        """Read the mail and return one whole frame; None while a stream is about to show it."""
+    def redraw(self, measure: bool = True) -> str | None:
+        """Read the mail and return one whole frame; None while a stream is about to show it.
+
+        measure: False leaves the metrics as they are, which is much faster.
+        """
         # a stream that was told to stop may have read its last mail: wait for it to end
         if not self._driver.acquire(timeout=5.0 if self._stopping else 0.0):
             return None
         try:
             self._read_mail()
-            return None if self.run is None else self._frame(fresh=True)
+            return None if self.run is None else self._frame(fresh=True, measure=measure)
         finally:
             self._driver.release()
 
@@ -288,6 +292,11 @@ class Worker:
             same = before.experiment.dataset == self.run.experiment.dataset
             self.run.haunt(before.lanes if same else [])
 
+    def _feed(self, text: str) -> None:
+        if self.run is None:
+            raise BadInput("There is no run to feed.")
+        self.run.feed(Experiment.from_json(text))
+
     def _restore(self, saved: bytes) -> None:
         if self.run is None:
             raise BadInput("There is no run to restore into.")
@@ -366,6 +375,7 @@ class Worker:
 
 _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "open": Worker._open,
+    "feed": Worker._feed,
     "restore": Worker._restore,
     "set": Worker._set,
     "act": Worker._act,

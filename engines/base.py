@@ -29,7 +29,8 @@ class Engine(Knobbed):
 
     Whatever is kept between steps is an attribute holding a Module, Optimizer, Tensor,
     Generator or plain number: checkpoints collect those by themselves. Names that begin
-    with an underscore are caches and are not kept.
+    with an underscore are caches and are not kept, but for the standardisation
+    (`_mean`, `_std`): it stays what it was at the start when other data are fed.
     """
 
     name: ClassVar[str] = ""
@@ -52,6 +53,7 @@ class Engine(Knobbed):
 
     pool: Pool
     step_count: int
+    fed_at: int  # the step at which the present data came; 0 unless others were fed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,8 +67,8 @@ class Engine(Knobbed):
             setattr(self, key, value)
         self.device = torch.device(device)
         self.seed = seed
-        self.step_count = 0
-        self.rng = torch.Generator(self.device).manual_seed(2_000_003 * (seed + 1))
+        self.step_count = self.fed_at = 0
+        self.rng = self.first_rng()
         self.view_rng = torch.Generator(self.device).manual_seed(3_000_017 * (seed + 1))
 
     # ------------------------------------------------------------ to be implemented
@@ -80,7 +82,8 @@ class Engine(Knobbed):
         """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""
         self.pool = pool
         self.dim = pool.dim
-        self._mean, self._std = pool.mean.to(self.device), pool.std.to(self.device)
+        # copies: a checkpoint writes into them, and the pool's own shall stay
+        self._mean, self._std = (part.to(self.device).clone() for part in (pool.mean, pool.std))
 
     def step(self) -> dict[str, Tensor]:
         """One training step. Returns detached 0-d losses; never .item(), .cpu(), .numpy()."""
@@ -105,7 +108,34 @@ class Engine(Knobbed):
     def changed(self, name: str) -> None:
         """Called after a live or view knob was set."""
 
+    def feed(self, pool: Pool) -> None:
+        """Other data of the same shape under the model as it stands.
+
+        Weights, optimisers, the step count and the standardisation stay. Schedules of step
+        sizes begin anew, for they count from the last feed (`age`): a model that has nearly
+        stopped moving would never reach the new data.
+        """
+        self.pool, self.fed_at = pool, self.step_count
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Work out anew whatever was kept of the data or of the standardisation.
+
+        Called after other data were fed and after a checkpoint was loaded. Training's
+        generator stands in the middle of its stream then: draw from `first_rng()` what
+        `start` drew from `rng`.
+        """
+
     # ------------------------------------------------------------ shared by all
+
+    @property
+    def age(self) -> int:
+        """Steps since the present data came."""
+        return self.step_count - self.fed_at
+
+    def first_rng(self) -> torch.Generator:
+        """A generator that stands where `rng` stood at the start."""
+        return torch.Generator(self.device).manual_seed(2_000_003 * (self.seed + 1))
 
     @property
     def has_density(self) -> bool:
@@ -158,9 +188,7 @@ class Engine(Knobbed):
         """Everything that training depends on: tensors by name, and plain numbers."""
         tensors: dict[str, Tensor] = {}
         plain: dict[str, Any] = {}
-        for key, value in vars(self).items():
-            if key.startswith("_") or key in self.knobs or key in ("pool", "device"):
-                continue
+        for key, value in self._kept():
             if isinstance(value, nn.Module):
                 for part, tensor in value.state_dict().items():
                     tensors[f"{key}.{part}"] = tensor
@@ -179,9 +207,7 @@ class Engine(Knobbed):
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Take over what `state` returned; the engine has been started on the same pool."""
-        for key, value in list(vars(self).items()):
-            if key.startswith("_") or key in self.knobs or key in ("pool", "device"):
-                continue
+        for key, value in self._kept():
             if isinstance(value, nn.Module):
                 own = {k[len(key) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{key}.")}
                 value.load_state_dict(own)
@@ -203,6 +229,16 @@ class Engine(Knobbed):
                     value.copy_(tensors[key])
             elif isinstance(value, (int, float, str)):
                 setattr(self, key, type(value)(plain[key]))
+        self.refresh()
+
+    def _kept(self) -> list[tuple[str, Any]]:
+        """The attributes that belong into a checkpoint."""
+        return [
+            (key, value)
+            for key, value in vars(self).items()
+            if key in ("_mean", "_std")
+            or not (key.startswith("_") or key in self.knobs or key in ("pool", "device"))
+        ]
 
 
 def families() -> dict[str, list[str]]:

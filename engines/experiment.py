@@ -110,6 +110,22 @@ class Experiment:
         """The same experiment with some fields replaced."""
         return replace(self, **changes)
 
+    def check_feed(self, other: Experiment) -> None:
+        """Raise BadInput unless a run of this experiment can go on with the data of `other`.
+
+        Engine, knobs, seed, source and what runs beside must be the same, and the data's
+        kind and shape, which the model was built for.
+        """
+        for name in ("engine", "knobs", "seed", "beside", "source", "source_options"):
+            if getattr(self, name) != getattr(other, name):
+                raise BadInput(f"Only the data can change under a running model, not its {name}.")
+        mine, theirs = self.make_dataset(), other.make_dataset()
+        if (mine.kind, mine.shape) != (theirs.kind, theirs.shape):
+            raise BadInput(
+                f"This model was built for rows of {mine.dim} numbers ({mine.kind}); the other "
+                f"data has {theirs.dim} ({theirs.kind})."
+            )
+
     @classmethod
     def from_points(cls, points: Any, engine: str, **rest: Any) -> Experiment:
         """An experiment on anybody's (N, 2) points."""

@@ -266,7 +266,8 @@ class Flow(Engine):
         if pool.dequantise:
             logit = Logit(pool.dataset.levels)
             z, _ = logit.forward(pool.rows(torch.arange(len(pool.train)), self.rng))
-            self._before = [logit, Standardise(z.mean(0), z.std(0))]
+            self.logit_mean, self.logit_std = z.mean(0), z.std(0)
+            self._before = [logit, Standardise(self.logit_mean, self.logit_std)]
         else:
             self._before = [Standardise(self._mean, self._std)]
         make = (self.dim, self.layers, self.width, self.hidden, self.mixing)
@@ -280,14 +281,15 @@ class Flow(Engine):
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.DECAY_FROM / t) ** 0.5, 1))
+        decay = (self.DECAY_FROM / (self.age + 1)) ** 0.5
+        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
         z, log_det = self.forward(x, self.net)
         loss = (self.cost(z) - log_det).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self._weights, self.CLIP)
         self.optimiser.step()
-        self.average.update(self.net, t)
+        self.average.update(self.net, self.age + 1)
         return {"nll": -(log_normal(z.detach()) + log_det.detach()).mean()}
 
     @classmethod

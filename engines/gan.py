@@ -189,6 +189,13 @@ class GAN(Engine):
         self.g_updates = 0
         self._blurred: dict[Any, Tensor] = {}
 
+    def feed(self, pool: Pool) -> None:
+        super().feed(pool)
+        self.g_updates = 0  # the average forgets the generator of the old data
+
+    def refresh(self) -> None:
+        self._blurred = {}
+
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
         for _ in range(self.d_steps):
@@ -233,7 +240,7 @@ class GAN(Engine):
         parameters = list(player.parameters())
         for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = slope
-        set_lr(optimiser, lr / math.sqrt(1 + self.step_count / self.SETTLING))
+        set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
         optimiser.step()
 
     @torch.no_grad()
@@ -313,14 +320,17 @@ class GAN(Engine):
 
     def _plane_panels(self) -> list[Panel]:
         box = self.pool.dataset.extent
+        exact = self.pool.dataset.exact
+        p = "p" if exact else "p̂"
+        estimated = "q̂: kernel estimate" if exact else "p̂, q̂: kernel estimates"
         sliced = f"a slice: 2 of {self.latent} noise dimensions" if self.latent > 2 else ""
         panels = [
             Panel("discriminator", "Discriminator D(x)", self._discriminator,
                   "above ½: taken for data; below ½: for a sample", box, "small", hz=8,
                   help="D's probability that a point is data, with held-out data and samples. A "
                   "large R1 penalty flattens it to ½ even where samples and data still differ."),
-            Panel("optimal", "What D should be: p/(p + q̂)", self._optimal,
-                  f"q̂: kernel estimate, h = {self._kernel:.2g}", box, "small", estimate=True, hz=4,
+            Panel("optimal", f"What D should be: {p}/({p} + q̂)", self._optimal,
+                  f"{estimated}, h = {self._kernel:.2g}", box, "small", estimate=True, hz=4,
                   help="The best D for the present generator. The generator has no density, so q̂ is a "
                   f"Gaussian kernel estimate from {FOR_KERNEL:,} samples; blank where fewer than "
                   "four of them would decide."),
@@ -361,7 +371,7 @@ class GAN(Engine):
     @property
     def _kernel(self) -> float:
         """The kernel's standard deviation in data units."""
-        return self.bandwidth * float(self._std.square().mean().sqrt())
+        return self.bandwidth * float(self.pool.std.square().mean().sqrt())
 
     def _discriminator(self) -> list[Mark]:
         box = self.pool.dataset.extent
@@ -380,7 +390,7 @@ class GAN(Engine):
         support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
         ratio = torch.where(support < 4, math.nan, p / (p + q) - 0.5)
         return [Heat(numpy(ratio), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-                     label="estimate of p/(p + q̂) − ½")]  # fmt: skip
+                     label="estimate of the best D − ½")]  # fmt: skip
 
     def _data_field(self) -> Tensor:
         """p in the cells of the grid, (GRID, GRID): exact where there is a density."""

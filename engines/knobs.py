@@ -38,7 +38,7 @@ def shown(value: Any, limit: int = 40) -> str:
 
 @dataclass(frozen=True)
 class Knob:
-    """One control. `kind` is float, int, bool or choice; see `knob` for the rest."""
+    """One control. `kind` is float, int, bool, choice or payload; see `knob`, `payload`."""
 
     default: Any
     low: float | None = None
@@ -50,11 +50,14 @@ class Knob:
     label: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
-    kind: Literal["float", "int", "bool", "choice"] = "float"
+    kind: Literal["float", "int", "bool", "choice", "payload"] = "float"
     choices: tuple[str, ...] = ()
+    parse: Callable[[Any], Any] | None = None
 
     def check(self, value: Any) -> Any:
         """Return `value` in the knob's own type; raise BadInput when it does not fit."""
+        if self.kind == "payload":
+            return self.parse(value)
         if self.kind == "choice":
             if isinstance(value, str) and value in self.choices:
                 return value
@@ -86,7 +89,8 @@ class Knob:
 
     def spec(self) -> dict[str, Any]:
         """What the page needs to draw the control: plain JSON."""
-        spec = asdict(self)
+        spec = asdict(replace(self, parse=None))
+        del spec["parse"]
         spec["when"] = {
             k: list(v) if isinstance(v, (list, tuple)) else [v] for k, v in self.when.items()
         }
@@ -122,6 +126,20 @@ def knob(
     if live and view:
         raise TypeError("a knob is live (training) or view, not both")
     return Knob(default, low, high, log, live, view, help, label, when or {})
+
+
+def payload(default: Any, check: Callable[[Any], Any], *, help: str = "", label: str = "") -> Any:
+    """Declare an option whose value is structured JSON: points of a drawing, pixels, a list.
+
+    It travels with the others through `complete`, JSON and address, but no ready-made control
+    can draw it: what walks over sliders and buttons leaves out `spec()["kind"] == "payload"`.
+
+    Args:
+        default: of plain JSON types.
+        check: takes anything that a visitor may have sent; returns the canonical value, made
+            anew of plain JSON types, or raises BadInput. What it returned it accepts again.
+    """
+    return Knob(default, help=help, label=label, kind="payload", parse=check)
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,8 @@ class Knobbed:
                 known = ", ".join(cls.knobs) or "none"
                 raise BadInput(f"There is no knob {shown(name)} here; the knobs are: {known}.")
         return {
-            name: entry.check(values[name]) if name in values else entry.default
+            # a payload's default is a list or an object, and each owner gets one of its own
+            name: entry.check(values.get(name, entry.default))
             for name, entry in cls.knobs.items()
         }
 
@@ -196,7 +215,9 @@ def _finish(name: str, entry: Knob, hint: Any, owner: str) -> Knob:
     """Fill in what the annotation says, and refuse a declaration that makes no sense."""
     where = f"{owner}.{name}"
     label = entry.label or name.replace("_", " ").capitalize()
-    if typing.get_origin(hint) is Literal:
+    if entry.kind == "payload":
+        entry = replace(entry, name=name, label=label)
+    elif typing.get_origin(hint) is Literal:
         entry = replace(entry, name=name, label=label, kind="choice", choices=typing.get_args(hint))
     elif hint in (bool, int, float):
         entry = replace(entry, name=name, label=label, kind=hint.__name__)

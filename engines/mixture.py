@@ -346,17 +346,34 @@ class Mixture(Engine):
 
     def start(self, pool: Pool) -> None:
         super().start(pool)
-        n = min(self.n_points, len(pool.train))
-        order = torch.randperm(len(pool.train), generator=self.rng, device=self.device)[:n]
-        # one draw of dequantisation noise: EM climbs the likelihood of points that stay put
-        self._z = self._whiten(pool.rows(order, self.rng))
-        self._log_std = self._std.double().log().sum()
+        self._choose(self.rng)
         guess = first_guess(self._z, self.n_components, self.init, self.floor, self.rng)
         if self.fit == "EM":
             self.log_weight, self.mean, self.cov = guess
         else:
             self.free = Unconstrained(guess, self.covariance, self.floor)
             self.optimiser = adam(self.free.parameters(), self.lr)
+
+    def _choose(self, rng: torch.Generator) -> None:
+        """The rows that are fitted, standardised, and the standardisation's log-Jacobian."""
+        rows = len(self.pool.train)
+        order = torch.randperm(rows, generator=rng, device=self.device)[: self.n_points]
+        # one draw of dequantisation noise: EM climbs the likelihood of points that stay put
+        self._z = self._whiten(self.pool.rows(order, rng))
+        self._log_std = self._std.double().log().sum()
+
+    def feed(self, pool: Pool) -> None:
+        super().feed(pool)
+        if self.fit == "EM":
+            # EM never gives a weight of 0 a point again: what the old data killed may live now
+            weight = self.log_weight.exp()
+            weight = torch.where(weight < 1e-6, 1e-3 / len(weight), weight)
+            self.log_weight = (weight / weight.sum()).log()
+
+    def refresh(self) -> None:
+        self._choose(self.first_rng())
+        self._metric_key = self._selection_key = self._chosen_at = self._advanced_at = None
+        self._plane_of_view = None
 
     def step(self) -> dict[str, Tensor]:
         if self.fit == "EM":
@@ -368,7 +385,7 @@ class Mixture(Engine):
         if self.batch < len(x):
             index = torch.randint(len(x), (self.batch,), generator=self.rng, device=self.device)
             x = x[index]
-        set_lr(self.optimiser, self.lr / math.sqrt(1 + self.step_count / 100))
+        set_lr(self.optimiser, self.lr / math.sqrt(1 + self.age / 100))
         loss = -torch.logsumexp(log_joint(self.free(self.floor), x), 0).mean()
         self.optimiser.zero_grad()
         loss.backward()
@@ -464,7 +481,7 @@ class Mixture(Engine):
 
     def _plane(self) -> tuple[Tensor, Tensor]:
         """An origin (D,) and a projection (D, 2) from data units onto the picture's plane."""
-        if not hasattr(self, "_plane_of_view"):
+        if getattr(self, "_plane_of_view", None) is None:
             if self.dim == 2:
                 eye = torch.eye(2, dtype=torch.float64, device=self.device)
                 self._plane_of_view = (torch.zeros_like(eye[0]), eye)

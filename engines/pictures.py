@@ -5,8 +5,9 @@ They need nothing but `sample`, `log_prob` and the dataset, so each new family h
 
 from __future__ import annotations
 
-import functools
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -71,19 +72,36 @@ def cell_average(
     return numpy(density.reshape(n, n)).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=64)
-def _exact_field(name: str, options: tuple, n: int) -> np.ndarray:
-    from engines.data.base import DATASETS
+_fields: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()  # read-only, for all visitors
+_fields_lock = threading.Lock()
+FIELDS = 64  # kept; 40 kB each
 
-    dataset = DATASETS[name](**dict(options))
-    return cell_average(dataset.log_prob, dataset.extent, n, refine=n * n // 4, sub=6)
+
+def density_field(dataset: Dataset, n: int = GRID) -> np.ndarray | None:
+    """Cell averages of the data's density, (n, n); None where there is none. Kept.
+
+    It is exact, or an estimate where `dataset.trust` says so.
+    """
+    if not dataset.has_density or dataset.dim != 2:
+        return None
+    key = (dataset.key, n)
+    with _fields_lock:
+        if key in _fields:
+            _fields.move_to_end(key)
+            return _fields[key]
+    field = dataset.cells(n)
+    if field is None:
+        field = cell_average(dataset.log_prob, dataset.extent, n, refine=n * n // 4, sub=6)
+    with _fields_lock:
+        _fields[key] = field
+        while len(_fields) > FIELDS:
+            _fields.popitem(last=False)
+    return field
 
 
 def exact_field(dataset: Dataset, n: int = GRID) -> np.ndarray | None:
-    """Cell averages of the exact density, (n, n); None where there is none. Kept."""
-    if not dataset.has_density or dataset.dim != 2:
-        return None
-    return _exact_field(dataset.name, tuple(sorted(dataset.options.items())), n)
+    """Cell averages of the exact density, (n, n); None where it is not known."""
+    return density_field(dataset, n) if dataset.exact else None
 
 
 def log_ratio(q: np.ndarray, p: np.ndarray, box: Box) -> tuple[np.ndarray, float]:
@@ -120,7 +138,9 @@ def _plane(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
     box = dataset.extent
-    exact = exact_field(dataset)
+    field = density_field(dataset)
+    exact = dataset.exact
+    p = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
 
     def density() -> np.ndarray:
         # one field serves the model's panel and the error's. While frames stream it takes
@@ -143,15 +163,15 @@ def _plane(lane: Lane) -> list[Panel]:
         return marks
 
     def truth() -> list[Mark]:
-        heat = [] if exact is None else [
-            Heat(exact, box, label="p(x)", unit="per unit area", static=True)
+        heat = [] if field is None else [
+            Heat(field, box, label=f"{p}(x)", unit="per unit area", static=True)
         ]  # fmt: skip
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        ratio, epsilon = log_ratio(density(), exact, box)
+        ratio, epsilon = log_ratio(density(), field, box)
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
-                     label=f"log (q+ε)/(p+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
+                     label=f"log (q+ε)/({p}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
     title, about = ("Model density", "its samples in orange, data in blue")
     if not engine.has_density:
@@ -160,17 +180,26 @@ def _plane(lane: Lane) -> list[Panel]:
         Panel("model", _name(lane, title), model, about, box, "large",
               help="What the model believes now: its density as a field, its samples in orange."),
     ]  # fmt: skip
+    guess = field is not None and not exact
     if lane.index == 0:
+        title = "Data" if field is None else "Exact density" if exact else "Data, kernel estimate"
+        what = "the exact density and points the model never saw."
+        if guess:
+            what = ("points the model never saw. The field is a kernel estimate from the training "
+                    "points: the true density behind points is not known.")  # fmt: skip
         panels.append(
-            Panel("truth", "Data" if exact is None else "Exact density", truth,
-                  "held-out points in blue", box, "large", hz=0.5,
-                  help="What there is to learn: the exact density and points the model never saw.")
+            Panel("truth", title, truth, "held-out points in blue", box, "large", estimate=guess,
+                  hz=0.5, help=f"What there is to learn: {what}")
         )  # fmt: skip
-    if exact is not None and engine.has_density:
+    if field is not None and engine.has_density:
+        about = "log q − log p, nats" if exact else "log q − log p̂, nats; p̂: kernel estimate"
+        misses = "Red: the model puts mass that is not there. Blue: it misses mass that is."
+        if guess:
+            misses = ("Red: the model puts more mass than the kernel estimate. Blue: less. The "
+                      "estimate blurs, so sharp true edges look too sharp.")  # fmt: skip
         panels.append(
-            Panel("error", _name(lane, "Learned − exact"), error, "log q − log p, nats", box,
-                  "large", hz=10,
-                  help="Red: the model puts mass that is not there. Blue: it misses mass that is."),
+            Panel("error", _name(lane, "Learned − exact" if exact else "Learned − kernel estimate"),
+                  error, about, box, "large", estimate=guess, hz=10, help=misses),
         )  # fmt: skip
     return panels
 
@@ -251,15 +280,22 @@ def _curves(lane: Lane) -> list[Panel]:
         chosen = first or [k for k in ("sliced_w2", "energy") if k in tracks][:1]
         lines = [line(names[k][0], tracks[k], names[k][1]) for k in chosen]
         lines = lines if first and first[0].startswith("bits") else [above_zero(c) for c in lines]
+        if not dataset.exact:
+            for curve in lines:
+                curve.name = curve.name.replace("p‖", "p̂‖").replace("‖p", "‖p̂")
         bits = any(k.startswith("bits") for k in chosen)
         unit = "bits/dim" if bits else "nats" if first else "data σ"
         return [Curves(lines, y_label=unit, log_y=not bits)]
 
-    far = {"plane": "Distance to the truth", "images": "Distance to held-out data"}
+    guess = dataset.has_density and not dataset.exact and engine.has_density
+    far = {
+        "plane": "Distance to the data" if guess else "Distance to the truth",
+        "images": "Distance to held-out data",
+    }
     if dataset.kind == "images" and engine.has_density:
         far["images"] = "Held-out and training"
     return [
         Panel("loss", _name(lane, "Loss"), losses, engine.loss_label, None, "wide", hz=4),
         Panel("distance", _name(lane, far.get(dataset.kind, "Distance to the truth")), distances,
-              "", None, "wide", hz=2),
+              "p̂: kernel estimate" if guess else "", None, "wide", estimate=guess, hz=2),
     ]  # fmt: skip

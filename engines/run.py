@@ -6,9 +6,11 @@ It trains, draws frames, saves and restores itself; it knows neither page nor pa
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from engines import pictures
 from engines.base import ENGINES, Engine
+from engines.data.base import Pool
 from engines.experiment import Experiment
 from engines.knobs import BadInput, shown
 from engines.marks import Frame, Metric, Panel
-from engines.metrics import Probe, probes
+from engines.metrics import Probe, forget, probes
 
 MAX_CHECKPOINT = 256 * 2**20
 PANEL_SHARE, PROBE_SHARE = 0.10, 0.06  # of the wall time, while frames are streamed
@@ -108,6 +111,26 @@ class Lane:
         self.field_at = self.field_cost = 0.0
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)
+
+    def feed(self, pool: Pool) -> None:
+        """Other data under the engine: the curves stay, and nothing else that tells of the old."""
+        measured = {name for probe in self.probes for name in probe.names}
+        self.engine.feed(pool)
+        forget(self.engine)
+        self.probes = probes(self.engine)
+        for cache in (self.panels, self.drawn_at, self.probed_at, self.probed_key):
+            cache.clear()
+        self.field, self.field_key = None, None
+        # the rows of the table keep their places, and are blank until measured again
+        gone = measured - {name for probe in self.probes for name in probe.names}
+        blank = {"value": math.nan, "se": None, "floor": None, "step": -1}
+        self.metrics = {
+            name: replace(old, **blank, note="not measured yet on the new data")
+            for name, old in self.metrics.items()
+            if name not in gone
+        }
+        for name in gone:  # a distance that the new data does not have
+            self.metric_tracks.pop(name, None)
 
     def flush(self) -> bool:
         """Bring pending losses to the CPU in one go; False when one is not finite."""
@@ -253,6 +276,27 @@ class Run:
         self.experiment = changed
         self._label()
         return False
+
+    def feed(self, experiment: Experiment) -> Run:
+        """Go on with the data of `experiment`, which differs from the present one only in them.
+
+        Weights, optimisers, step count, generators and curves stay; pictures and numbers are
+        made anew. The standardisation stays as well: it is part of the model by now. A run
+        that has diverged cannot go on, and begins again. Raises BadInput, and goes on as
+        before, when anything but the data differs or the data has another shape.
+        """
+        self.experiment.check_feed(experiment)
+        if self.diverged:
+            self._adopt(experiment)
+            return self
+        self._flush()
+        dataset = experiment.make_dataset()
+        pool = dataset.pool(experiment.seed, self.device)
+        with torch.no_grad():
+            for lane in self.lanes:
+                lane.feed(pool)
+        self.experiment, self.dataset, self.pool = experiment, dataset, pool
+        return self
 
     def act(self, name: str, /, **arguments: float) -> None:
         """Carry out one of the engine's actions in every lane."""

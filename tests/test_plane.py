@@ -25,7 +25,7 @@ PLANES = [name for name, kind in DATASETS.items() if kind.kind == "plane"]
 NOISED = [name for name in PLANES if DATASETS[name].noised is not Dataset.noised]
 MIXTURES = ["ring8", "ring8soft", "grid25", "unbalanced", "two_gaussians"]
 # cells a side: below σ/2, and such that edges of the support fall on edges of cells
-CELLS = {"ring8": 800, "grid25": 500, "checkerboard": 450, "river": 460}
+CELLS = {"ring8": 800, "grid25": 500, "checkerboard": 450, "river": 460, "picture": 480}
 
 
 def make(name: str, **options) -> Plane:
@@ -83,7 +83,7 @@ def entropy_gap(log_prob: torch.Tensor, entropy: float) -> float:
 def test_all_planes_are_there():
     assert PLANES == [
         "ring8", "ring8soft", "grid25", "unbalanced", "checkerboard", "moons", "spirals",
-        "rings", "pinwheel", "swissroll", "river", "two_gaussians",
+        "rings", "pinwheel", "swissroll", "river", "two_gaussians", "gaussians", "picture",
     ]  # fmt: skip
     for name in PLANES:
         assert DATASETS[name].about.endswith((".", "?"))
@@ -467,6 +467,8 @@ def test_noise_alone_and_next_to_none(name):
     # a = 2 and nearly no noise is the density of 2x, with its Jacobian
     if name == "checkerboard":
         x = x[((x / 2 - (x / 2).floor() - 0.5).abs() < 0.49).all(1)]  # off the edges
+    if name == "picture":
+        x = x[((6 * x - (6 * x).floor() - 0.5).abs() < 0.49).all(1)]
     twice = dataset.noised(2.0, 1e-4).log_prob(2 * x)
     assert torch.allclose(twice, dataset.log_prob(x) - math.log(4), atol=1e-3)
     with pytest.raises(ValueError, match="σ ≥ 0"):

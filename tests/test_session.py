@@ -188,6 +188,49 @@ def test_a_change_made_during_the_last_frames_is_not_lost(session):
     assert session.worker.run.step == 0
 
 
+def test_data_fed_to_a_playing_run_reaches_it_without_a_restart(session):
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 10)
+    assert session.feed(session.experiment.but(dataset="moons")) is None, "the stream shows it"
+    player.wait(lambda p: session.worker.run.experiment.dataset == "moons")
+    step = last_step(player)
+    player.wait(lambda p: last_step(p) > step + 10)
+    frames = player.stop()
+    steps = [f["step"] for f in frames]
+    assert steps == sorted(steps), "the step count never goes back"
+    assert frames[-1]["about"]["hash"] == to_hash(session.experiment)
+    assert frames[-1]["about"]["dataset"] == "moons"
+    assert session.worker.run.experiment == session.experiment
+
+
+def test_a_stroke_is_one_step_of_undo(session):
+    list(session.step(10))
+    before = session.worker.run.engine.state()[0]
+    xy = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    for steps, n in enumerate((100, 200, 300), 10):
+        points = session.experiment.but(dataset="points", options={}, points=xy[:n])
+        frame = shown(session.feed(points, undoable=n == 100, measure=n == 300))
+        assert frame["step"] == steps and len(session.worker.run.experiment.points) == n
+        list(session.step(1))
+    assert shown(session.undo())["step"] == 10
+    assert session.experiment.dataset == "ring8soft" == session.worker.run.experiment.dataset
+    after = session.worker.run.engine.state()[0]
+    assert all(torch.equal(before[k], after[k]) for k in before if k != "view_rng")
+
+
+def test_feeding_takes_the_data_alone(session):
+    stale = session.experiment.but(dataset="moons")
+    session.set("floor", 1e-3)
+    session.feed(stale)
+    assert session.experiment.knobs["floor"] == 1e-3 and session.experiment.dataset == "moons"
+    assert session.worker.run.experiment == session.experiment
+    kept = session.experiment
+    for wrong in (kept.but(dataset="digits"), kept.but(seed=3), Experiment("rings", "gan")):
+        with pytest.raises(BadInput):
+            session.feed(wrong)
+    assert session.experiment == kept == session.worker.run.experiment
+
+
 def test_a_hundred_steps_twice_are_two_hundred(session):
     session.open(Experiment("ring8soft", "flow"))
     players = [Player(session, steps=40)]

@@ -1,10 +1,10 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, plane
+from engines.data import images, own, plane
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 
 _ordered = sorted(DATASETS.items(), key=lambda item: item[1].place)
 DATASETS.clear()
 DATASETS.update(_ordered)
 
-__all__ = ["DATASETS", "Dataset", "Modes", "PointsDataset", "Pool", "images", "plane"]
+__all__ = ["DATASETS", "Dataset", "Modes", "PointsDataset", "Pool", "images", "own", "plane"]

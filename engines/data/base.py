@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engines.data.kernels import Kernels
 from engines.knobs import BadInput, Knobbed, shown
 from engines.marks import Box
 
@@ -41,6 +45,9 @@ class Dataset(Knobbed):
     kind: ClassVar[Literal["plane", "images", "line", "sequence"]] = "plane"
     shape: ClassVar[tuple[int, ...]] = (2,)
     classes: ClassVar[int] = 0
+    # what log_prob is: the true density, or an estimate from points. Whatever is drawn or
+    # measured with an estimate says so, and fresh draws of it are never the truth.
+    trust: ClassVar[Literal["exact", "estimate"]] = "exact"
     extent: Box = (-4.0, 4.0, -4.0, 4.0)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -62,12 +69,27 @@ class Dataset(Knobbed):
     def has_density(self) -> bool:
         return type(self).log_prob is not Dataset.log_prob
 
+    @property
+    def exact(self) -> bool:
+        """Whether the true density is known."""
+        return self.has_density and self.trust == "exact"
+
+    @cached_property
+    def key(self) -> str:
+        """Names the dataset with all its options: what is kept of it is kept under this."""
+        return f"{self.name} {json.dumps(self.options, sort_keys=True)}"
+
+    def cells(self, n: int) -> np.ndarray | None:
+        """Averages of the density over an n × n grid on the extent, (n, n) float32, where there
+        is a better way than many values of `log_prob`; row 0 is at the bottom."""
+        return None
+
     def sample(self, n: int, generator: torch.Generator, split: Split = "train") -> Tensor:
         """n independent rows (n, dim) in data units, float32, on the generator's device."""
         raise NotImplementedError
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Exact log-density in nats, (N, dim) → (N,); −∞ outside the support."""
+        """Log-density in nats, (N, dim) → (N,); −∞ outside the support. See `trust`."""
         raise NotImplementedError(f"{self.name} has no exact density.")
 
     @property
@@ -144,9 +166,14 @@ def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class PointsDataset(Dataset):
-    """Anybody's (N, 2) points. It has no exact density; splits are 80 / 10 / 10 %."""
+    """Anybody's (N, 2) points, split 80 / 10 / 10 %.
 
+    `log_prob` is a Gaussian kernel estimate from the training split: see `Kernels`.
+    """
+
+    name = ""
     about = "Points of your own."
+    trust = "estimate"
     MAX_POINTS = 100_000
 
     def __init__(self, points: Any) -> None:
@@ -165,15 +192,33 @@ class PointsDataset(Dataset):
             )
         if not (np.isfinite(xy).all() and np.abs(xy).max() < 1e6):
             raise BadInput("Points must be finite numbers below a million in size.")
-        if (xy.std(0) < 1e-9).any():
-            raise BadInput("All points lie on one vertical or horizontal line or spot.")
         self.xy = np.ascontiguousarray(xy, dtype=np.float32)
+        # as they will be used: float32 may have rounded a small difference away
+        self.scale = self.xy.astype(np.float64).std(0)
+        if (self.scale < 1e-9).any():
+            raise BadInput("All points lie on one vertical or horizontal line or spot.")
         centre = (self.xy.min(0) + self.xy.max(0)) / 2
         half = float(max(np.ptp(self.xy, axis=0).max() * 0.6, 1e-3))
         self.extent = (
             float(centre[0] - half), float(centre[0] + half),
             float(centre[1] - half), float(centre[1] + half),
         )  # fmt: skip
+
+    @cached_property
+    def key(self) -> str:
+        return f"points {hashlib.blake2b(self.xy.tobytes(), digest_size=16).hexdigest()}"
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The estimate; its bandwidth is chosen when a density is first asked for."""
+        return Kernels(self._split("train"), self.scale, self.extent)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Kernel estimate of the log-density in nats, (N, 2) → (N,)."""
+        return self.kernels.log_prob(x)
+
+    def cells(self, n: int) -> np.ndarray:
+        return self.kernels.cells(self.extent, n)
 
     def _split(self, split: Split) -> np.ndarray:
         order = np.random.default_rng(0).permutation(len(self.xy))
