@@ -1,0 +1,161 @@
+"""A visitor's own data: strokes of the brush, Gaussians by hand, tables and pictures.
+
+What assets/editor.js sends arrives here, is checked, and goes on to the Session: as data
+under the running model where that is possible, else as a new experiment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.session import Session
+from engines import DATASETS, BadInput, Experiment
+from engines.data.upload import MAX_BYTES, read_picture, read_table
+from engines.knobs import shown
+
+MOST_DRAWN = 2_000  # points: what a link can carry
+BEGINNING = 500  # points of the present data that a drawing begins with
+GRID = 1024  # drawn points lie on multiples of 1/1024
+
+
+def state(session: Session) -> dict[str, Any]:
+    """What the editor shows: which tool is in hand, and what it works on."""
+    now = session.experiment
+    out: dict[str, Any] = {"kind": now.dataset if now.dataset in HAND_MADE else "other"}
+    if now.points is not None:
+        out["kind"], out["count"] = "points", len(now.points)
+        out["large"] = len(now.points) > MOST_DRAWN
+        out["points"] = [] if out["large"] else np.asarray(now.points).ravel().tolist()
+        if session.table is not None:
+            table, x, y = session.table
+            out["name"] = table.name
+            out["table"] = {"numeric": list(table.numeric), "chosen": {"x": x, "y": y}}
+    elif now.dataset == "gaussians":
+        out["components"] = now.options["components"]
+    return out
+
+
+def _put(session: Session, experiment: Experiment, begin: bool = True, end: bool = True):
+    """Under the running model where data of this shape fits it, else from the beginning."""
+    here = session.experiment.make_dataset()
+    if experiment.make_dataset().shape == here.shape:
+        return session.feed(experiment, undoable=begin, measure=end)
+    return session.open(experiment)
+
+
+def _flags(given: dict[str, Any]) -> tuple[bool, bool]:
+    return given.get("begin") is not False, given.get("end") is not False
+
+
+def draw(session: Session, given: dict[str, Any]) -> str | None:
+    """Points of the brush: xy is a flat list x₀, y₀, x₁, y₁ …"""
+    if session.stale("data", given.get("turn")):
+        return None
+    xy = given.get("xy")
+    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)  # noqa: E731
+    if not isinstance(xy, list) or len(xy) % 2 or not all(map(number, xy)):
+        raise BadInput("A drawing is a list of numbers, two for each point.")
+    if len(xy) > 2 * MOST_DRAWN:
+        raise BadInput(f"At most {MOST_DRAWN:,} points can be drawn; got {len(xy) // 2:,}.")
+    session.table = None
+    points = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
+    experiment = session.experiment.but(dataset="points", options={}, points=points)
+    return _put(session, experiment, *_flags(given))
+
+
+def compose(session: Session, given: dict[str, Any]) -> str | None:
+    """The mixture editor's Gaussians."""
+    if session.stale("data", given.get("turn")):
+        return None
+    options = {"components": given.get("components")}
+    experiment = session.experiment.but(dataset="gaussians", options=options, points=None)
+    return _put(session, experiment, *_flags(given))
+
+
+def edit(session: Session, given: dict[str, Any]) -> str | None:
+    """Take up a tool. A drawing begins with points of the data that are there now."""
+    kind = given.get("kind")
+    if kind == "gaussians":
+        default = {"components": DATASETS["gaussians"].complete()["components"]}
+        return _put(
+            session,
+            session.experiment.but(dataset="gaussians", options=default, points=None),
+        )
+    if kind != "points":
+        raise BadInput(f"There is no tool {shown(kind)}.")
+    now = session.experiment
+    if now.points is not None and len(now.points) <= MOST_DRAWN:
+        return session.show()
+    dataset = now.make_dataset()
+    if dataset.shape != (2,):
+        dataset = DATASETS[Session.START[0]]()
+    rng = torch.Generator().manual_seed(now.seed)
+    points = np.round(dataset.sample(BEGINNING, rng).double().numpy() * GRID) / GRID
+    session.table = None
+    return _put(session, now.but(dataset="points", options={}, points=points))
+
+
+def _bytes(given: dict[str, Any]) -> tuple[bytes, str]:
+    name, data, size = given.get("name"), given.get("data"), given.get("size")
+    if not isinstance(name, str) or not isinstance(data, str):
+        raise BadInput("That is not a file.")
+    if isinstance(size, int) and size > MAX_BYTES:
+        raise BadInput(f"A file may have 5 MB at most; this one has {size / 1e6:.1f} MB.")
+    try:
+        return base64.b64decode(data, validate=True), name[:120]
+    except (ValueError, binascii.Error) as error:
+        raise BadInput("That file did not arrive whole; please try again.") from error
+
+
+def upload(session: Session, given: dict[str, Any]) -> str | None:
+    """A table: its first two numeric columns become the data."""
+    table = read_table(*_bytes(given))
+    columns = list(table.numeric[:2])
+    return _columns(session, table, *columns)
+
+
+def columns(session: Session, given: dict[str, Any]) -> str | None:
+    """Other columns of the table that was uploaded."""
+    if session.table is None:
+        raise BadInput("Upload a table first.")
+    return _columns(session, session.table[0], given.get("x"), given.get("y"))
+
+
+def _columns(session: Session, table: Any, x: Any, y: Any) -> str | None:
+    points = table.points(x, y)
+    experiment = session.experiment.but(dataset="points", options={}, points=points)
+    # units may differ by thousands: the model begins again, standardised for these
+    session.table = (table, x, y)
+    frame = session.open(experiment)
+    if table.note:
+        return session.refuse(table.note)
+    return frame
+
+
+def picture(session: Session, given: dict[str, Any]) -> str | None:
+    """An image as a density: dark is mass; `invert` turns that round."""
+    if given.get("invert") is True:
+        kept = session.experiment.options.get("pixels")
+        if session.experiment.dataset != "picture" or kept is None:
+            raise BadInput("There is no picture to invert.")
+        raw = np.frombuffer(base64.b64decode(kept["data"]), np.uint8)
+        pixels = {"size": kept["size"], "data": base64.b64encode((255 - raw).tobytes()).decode()}
+    else:
+        pixels = read_picture(_bytes(given)[0])
+    experiment = session.experiment.but(
+        dataset="picture", options={"pixels": pixels}, points=None
+    )
+    return _put(session, experiment)
+
+
+HAND_MADE = ("gaussians", "picture")
+HANDLERS: dict[str, Callable[[Session, dict[str, Any]], str | None]] = {
+    "points": draw, "gaussians": compose, "edit": edit, "table": upload, "columns": columns,
+    "picture": picture,
+}  # fmt: skip
