@@ -48,7 +48,7 @@ class Session:
 
     # ------------------------------------------------------------ opening
 
-    def _open(self, experiment: Experiment, saved: bytes | None = None) -> None:
+    def _open(self, experiment: Experiment, saved: bytes | None = None, note: str = "") -> None:
         """Hand an experiment to the worker, with a checkpoint to go on from."""
         self.experiment = experiment
         self._chosen[self.family] = experiment.engine
@@ -56,7 +56,7 @@ class Session:
         self.worker.post(open=experiment.to_json())
         if saved is not None:
             self.worker.post(restore=saved)
-        self._tell()
+        self._tell(note)
 
     def _tell(self, message: str = "") -> None:
         """What every frame carries along: the engine's texts and the address."""
@@ -84,9 +84,12 @@ class Session:
     def family(self) -> str:
         return ENGINES[self.experiment.engine].family
 
-    def open(self, experiment: Experiment) -> str | None:
-        """Open an experiment in place of the present one (an address, a preset)."""
-        return self._change(lambda now: experiment)
+    def open(self, experiment: Experiment, note: str = "") -> str | None:
+        """Open an experiment in place of the present one (an address, a preset).
+
+        note: a sentence to show with it, as `share.read_hash` returns one.
+        """
+        return self._change(lambda now: experiment, note)
 
     def show(self) -> str | None:
         """The present experiment as it stands; opens it if nothing is open yet."""
@@ -271,13 +274,13 @@ class Session:
         """Begin again from the next seed."""
         return self._change(lambda now: now.but(seed=(now.seed + 1) % MAX_SEED))
 
-    def _change(self, change: Callable[[Experiment], Experiment]) -> str | None:
+    def _change(self, change: Callable[[Experiment], Experiment], note: str = "") -> str | None:
         """Open what `change` makes of the present experiment, in one piece."""
         with self._lock:
             changed = change(self.experiment)
             if self._opened:
                 self._remember()
-            self._open(changed)
+            self._open(changed, note=note)
         return self.worker.redraw()
 
     def undo(self) -> str | None:
