@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app.share import to_python
+from app.share import file_name, to_python
 from engines import BadInput, Experiment
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -33,8 +33,7 @@ def answer(experiment: Experiment, what: object) -> str:
     if what == "python":
         found = {"text": to_python(experiment)}
     elif what == "json":
-        name = f"{experiment.engine}-{experiment.dataset}.json"
-        found = {"text": json.dumps(experiment.to_dict(), indent=1), "name": name}
+        found = {"text": json.dumps(experiment.to_dict(), indent=1), "name": file_name(experiment)}
     else:
         raise BadInput("An experiment can be had as Python or as JSON.")
     return json.dumps({"n": next(_numbers), "what": what, **found})

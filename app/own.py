@@ -16,12 +16,12 @@ import torch
 
 from app.session import Session
 from engines import DATASETS, BadInput, Experiment
-from engines.data.upload import MAX_BYTES, read_picture, read_table
+from engines.data.own import snap
+from engines.data.upload import MAX_BYTES, Table, read_picture, read_table
 from engines.knobs import shown
 
 MOST_DRAWN = 2_000  # points: what a link can carry
 BEGINNING = 500  # points of the present data that a drawing begins with
-GRID = 1024  # drawn points lie on multiples of 1/1024
 
 
 def state(session: Session) -> dict[str, Any]:
@@ -33,8 +33,7 @@ def state(session: Session) -> dict[str, Any]:
         out["large"] = len(now.points) > MOST_DRAWN
         out["points"] = [] if out["large"] else np.asarray(now.points).ravel().tolist()
         if session.table is not None:
-            table, x, y = session.table
-            out["name"] = table.name
+            table, out["name"], x, y = session.table
             out["table"] = {"numeric": list(table.numeric), "chosen": {"x": x, "y": y}}
     elif now.dataset == "gaussians":
         out["components"] = now.options["components"]
@@ -64,7 +63,7 @@ def draw(session: Session, given: dict[str, Any]) -> str | None:
     if len(xy) > 2 * MOST_DRAWN:
         raise BadInput(f"At most {MOST_DRAWN:,} points can be drawn; got {len(xy) // 2:,}.")
     session.table = None
-    points = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
+    points = snap(np.reshape(xy, (-1, 2)))
     experiment = session.experiment.but(dataset="points", options={}, points=points)
     return _put(session, experiment, *_flags(given))
 
@@ -96,7 +95,7 @@ def edit(session: Session, given: dict[str, Any]) -> str | None:
     if dataset.shape != (2,):
         dataset = DATASETS[Session.START[0]]()
     rng = torch.Generator().manual_seed(now.seed)
-    points = np.round(dataset.sample(BEGINNING, rng).double().numpy() * GRID) / GRID
+    points = snap(dataset.sample(BEGINNING, rng).numpy())
     session.table = None
     return _put(session, now.but(dataset="points", options={}, points=points))
 
@@ -105,7 +104,7 @@ def _bytes(given: dict[str, Any]) -> tuple[bytes, str]:
     name, data, size = given.get("name"), given.get("data"), given.get("size")
     if not isinstance(name, str) or not isinstance(data, str):
         raise BadInput("That is not a file.")
-    if isinstance(size, int) and size > MAX_BYTES:
+    if isinstance(size, int) and size > MAX_BYTES and not data:
         raise BadInput(f"A file may have 5 MB at most; this one has {size / 1e6:.1f} MB.")
     try:
         return base64.b64decode(data, validate=True), name[:120]
@@ -115,27 +114,25 @@ def _bytes(given: dict[str, Any]) -> tuple[bytes, str]:
 
 def upload(session: Session, given: dict[str, Any]) -> str | None:
     """A table: its first two numeric columns become the data."""
-    table = read_table(*_bytes(given))
-    columns = list(table.numeric[:2])
-    return _columns(session, table, *columns)
+    raw, name = _bytes(given)
+    return _columns(session, read_table(raw, name), name, None, None)
 
 
 def columns(session: Session, given: dict[str, Any]) -> str | None:
     """Other columns of the table that was uploaded."""
     if session.table is None:
         raise BadInput("Upload a table first.")
-    return _columns(session, session.table[0], given.get("x"), given.get("y"))
+    table, name, _, _ = session.table
+    return _columns(session, table, name, given.get("x"), given.get("y"))
 
 
-def _columns(session: Session, table: Any, x: Any, y: Any) -> str | None:
+def _columns(session: Session, table: Table, name: str, x: Any, y: Any) -> str | None:
+    x, y = table.chosen(x, y)
     points = table.points(x, y)
     experiment = session.experiment.but(dataset="points", options={}, points=points)
-    # units may differ by thousands: the model begins again, standardised for these
-    session.table = (table, x, y)
-    frame = session.open(experiment)
-    if table.note:
-        return session.refuse(table.note)
-    return frame
+    session.table = (table, name, x, y)
+    # its units may be others by thousands: the model begins again, standardised for these
+    return session.open(experiment, table.note(x, y))
 
 
 def picture(session: Session, given: dict[str, Any]) -> str | None:
@@ -145,12 +142,12 @@ def picture(session: Session, given: dict[str, Any]) -> str | None:
         if session.experiment.dataset != "picture" or kept is None:
             raise BadInput("There is no picture to invert.")
         raw = np.frombuffer(base64.b64decode(kept["data"]), np.uint8)
+        if (raw == 255).all():
+            raise BadInput("Inverted, this picture would be empty.")
         pixels = {"size": kept["size"], "data": base64.b64encode((255 - raw).tobytes()).decode()}
     else:
         pixels = read_picture(_bytes(given)[0])
-    experiment = session.experiment.but(
-        dataset="picture", options={"pixels": pixels}, points=None
-    )
+    experiment = session.experiment.but(dataset="picture", options={"pixels": pixels}, points=None)
     return _put(session, experiment)
 
 

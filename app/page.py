@@ -11,11 +11,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import thumbs
+from app import own, thumbs
 from app.controls import ASSETS, Controls
+from app.editor import DataEditor
 from app.menu import ShareMenu, answer
 from app.session import Session, Visitors, plain
-from app.share import from_hash
+from app.share import read_hash
 from app.view import LiveView
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 
@@ -78,13 +79,17 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         '<button type="button" id="gp-theme" title="Light or dark" '
                         'aria-label="Light or dark">◐</button>', elem_id="gp-switches",
                         js_on_load=None)  # fmt: skip
-            with gr.Column(elem_id="gp-left"), gr.Column(elem_classes="gp-card"):
-                gr.HTML("<h4>Data</h4>", js_on_load=None)
-                data = gr.Radio(
-                    list(DATASETS), value=Session.START[0], label="Data", show_label=False,
-                    container=False, elem_id="gp-data",
-                )  # fmt: skip
-                options = Controls(elem_id="gp-options", elem_classes="gp-controls")
+            with gr.Column(elem_id="gp-left"):
+                with gr.Column(elem_classes="gp-card"):
+                    gr.HTML("<h4>Data</h4>", js_on_load=None)
+                    data = gr.Radio(
+                        list(DATASETS), value=Session.START[0], label="Data", show_label=False,
+                        container=False, elem_id="gp-data",
+                    )  # fmt: skip
+                    options = Controls(elem_id="gp-options", elem_classes="gp-controls")
+                with gr.Column(elem_classes="gp-card", elem_id="gp-own-card"):
+                    gr.HTML("<h4>Your own data</h4>", js_on_load=None)
+                    editor = DataEditor(elem_id="gp-own")
             with gr.Column(elem_id="gp-stage", elem_classes="gp-card"):
                 view = LiveView(elem_id="gp-view")
                 with gr.Row(elem_id="gp-transport"):
@@ -117,7 +122,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 
-        everything = [view, knobs, options, tabs, data]
+        everything = [view, knobs, options, tabs, data, editor]
 
         def shown(session: Session, frame: str | None) -> list[Any]:
             """New values of the view and of all that mirrors the experiment."""
@@ -128,6 +133,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 plain(session.data_controls()),
                 gr.Tabs(selected=session.family),
                 gr.Radio(value=known if known in DATASETS else None),
+                plain(own.state(session)),
             ]
 
         def handler(method: Callable[..., str | None]) -> Callable[..., list[Any]]:
@@ -148,8 +154,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
         @handler
         def open_address(session: Session, text: str) -> str | None:
-            found = from_hash(text)
-            return session.show() if found is None else session.open(found)
+            found, note = read_hash(text)
+            return session.show() if found is None else session.open(found, note)
 
         def arrive(request: gr.Request, text: str) -> Session:
             """The visitor's session. One that is new to us (the server was restarted, or the
@@ -184,6 +190,16 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
         def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))
+
+        def on_own(kind: str, full: bool) -> Callable[..., Any]:
+            """Own data arrived; a stroke under way changes nothing but the view."""
+            handle = handler(own.HANDLERS[kind])
+
+            def on_event(text: str, event: gr.EventData, request: gr.Request) -> Any:
+                found = handle(arrive(request, text), _payload(event))
+                return found if full else found[0]
+
+            return on_event
 
         def on_ask(text: str, event: gr.EventData, request: gr.Request) -> str:
             session = arrive(request, text)
@@ -266,6 +282,11 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             card.act(on_act, address, everything, js=HASH_JS, **QUIET)
             card.beside(on_beside, address, everything, js=HASH_JS, **QUIET)
         view.act(on_act, address, everything, js=HASH_JS, **QUIET)
+        for kind in own.HANDLERS:
+            full = kind not in ("points", "gaussians")
+            getattr(editor, kind)(
+                on_own(kind, full), address, everything if full else view, js=HASH_JS, **QUIET
+            )
         menu.ask(on_ask, address, menu, js=HASH_JS, **QUIET)
         menu.open(on_open, address, everything, js=HASH_JS, **QUIET)
         view.branch(on_branch, address, everything, js=HASH_JS, **QUIET)

@@ -42,13 +42,14 @@ class Session:
         self._chosen: dict[str, str] = {}  # family → the engine last used in it
         self._undo: list[tuple[Experiment, int]] = []  # with the name of its checkpoint
         self._saves = 0
+        self.table: Any = None  # what was uploaded last: (Table, x column, y column)
         self.latest: bytes | None = None  # what a lost worker would go on from
         self._turns: dict[str, float] = {}  # the newest message heard of each kind
         self._opened = 0  # how many experiments so far; the page's first event opens one
 
     # ------------------------------------------------------------ opening
 
-    def _open(self, experiment: Experiment, saved: bytes | None = None) -> None:
+    def _open(self, experiment: Experiment, saved: bytes | None = None, note: str = "") -> None:
         """Hand an experiment to the worker, with a checkpoint to go on from."""
         self.experiment = experiment
         self._chosen[self.family] = experiment.engine
@@ -56,7 +57,7 @@ class Session:
         self.worker.post(open=experiment.to_json())
         if saved is not None:
             self.worker.post(restore=saved)
-        self._tell()
+        self._tell(note)
 
     def _tell(self, message: str = "") -> None:
         """What every frame carries along: the engine's texts and the address."""
@@ -84,9 +85,12 @@ class Session:
     def family(self) -> str:
         return ENGINES[self.experiment.engine].family
 
-    def open(self, experiment: Experiment) -> str | None:
-        """Open an experiment in place of the present one (an address, a preset)."""
-        return self._change(lambda now: experiment)
+    def open(self, experiment: Experiment, note: str = "") -> str | None:
+        """Open an experiment in place of the present one (an address, a preset).
+
+        note: a sentence to show with it, as `share.read_hash` returns one.
+        """
+        return self._change(lambda now: experiment, note)
 
     def show(self) -> str | None:
         """The present experiment as it stands; opens it if nothing is open yet."""
@@ -163,7 +167,7 @@ class Session:
             self.worker.saves.pop(name, None)
         del self._undo[:-UNDO]
 
-    def _stale(self, what: str, turn: Any) -> bool:
+    def stale(self, what: str, turn: Any) -> bool:
         """Whether a newer message of this kind was heard: requests may overtake each other."""
         if isinstance(turn, bool) or not isinstance(turn, (int, float)):
             return False  # one that was not numbered
@@ -178,7 +182,7 @@ class Session:
         if not isinstance(name, str) or name not in kind.knobs:
             raise BadInput(f"There is no knob {shown(name)} here.")
         with self._lock:
-            if self._stale(name, turn):
+            if self.stale(name, turn):
                 return None
             changed = self.experiment.but(knobs={**self.experiment.knobs, name: value})
             entry = kind.knobs[name]
@@ -195,7 +199,7 @@ class Session:
         """Set an option of the dataset: new data, so the run begins again."""
         if not isinstance(name, str):
             raise BadInput(f"There is no option {shown(name)} here.")
-        if self._stale(f"option {name[:80]}", turn):
+        if self.stale(f"option {name[:80]}", turn):
             return None
         return self._change(lambda now: now.but(options={**now.options, name: value}))
 
@@ -280,13 +284,13 @@ class Session:
         """Begin again from the next seed."""
         return self._change(lambda now: now.but(seed=(now.seed + 1) % MAX_SEED))
 
-    def _change(self, change: Callable[[Experiment], Experiment]) -> str | None:
+    def _change(self, change: Callable[[Experiment], Experiment], note: str = "") -> str | None:
         """Open what `change` makes of the present experiment, in one piece."""
         with self._lock:
             changed = change(self.experiment)
             if self._opened:
                 self._remember()
-            self._open(changed)
+            self._open(changed, note=note)
         return self.worker.redraw()
 
     def undo(self) -> str | None:
@@ -315,7 +319,7 @@ class Session:
         with self._lock:
             if not self._opened:
                 self._open(self.experiment)
-            overtaken = steps is None and self._stale("play", turn)
+            overtaken = steps is None and self.stale("play", turn)
         if overtaken:  # by a Pause that was clicked after it
             if (frame := self.worker.redraw()) is not None:
                 yield frame
@@ -327,7 +331,7 @@ class Session:
                 yield frame
 
     def pause(self, turn: float | None = None) -> None:
-        if not self._stale("play", turn):
+        if not self.stale("play", turn):
             self.worker.stop()
 
     def set_speed(self, speed: str) -> None:

@@ -1254,6 +1254,7 @@
       this.showScale(theme);
       this.showLegend(this.legendOfMarks(), theme);
       if (this.pointer) this.read();
+      if (this.view.editor) this.view.editor.over(this);
     }
 
     layerOf(width, height) {

@@ -133,7 +133,8 @@ class Experiment:
 
     # ------------------------------------------------------------ JSON
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, points: bool = True) -> dict[str, Any]:
+        """All of it as plain JSON types; without the points if they travel otherwise."""
         out: dict[str, Any] = {
             "version": VERSION,
             "dataset": self.dataset,
@@ -143,7 +144,7 @@ class Experiment:
             "seed": self.seed,
             "beside": [dict(changes) for changes in self.beside],
         }
-        if self.points is not None:
+        if self.points is not None and points:
             out["points"] = self.points.tolist()
         if self.source is not None:
             out["source"], out["source_options"] = self.source, dict(self.source_options)
@@ -175,16 +176,20 @@ class Experiment:
     @classmethod
     def from_json(cls, text: str) -> Experiment:
         """Read what `to_json` wrote. Raises BadInput, one sentence, on anything else."""
+        return cls.from_dict(cls.parse(text))
+
+    @staticmethod
+    def parse(text: str) -> Any:
+        """What stands in JSON text of bounded size. Raises BadInput when it is not JSON."""
         if not isinstance(text, str):
             raise BadInput(f"An experiment is JSON text; got {shown(text)}.")
         if len(text) > MAX_JSON:
             raise BadInput("That experiment is too large.")
         try:
             # NaN and Infinity are not JSON; refuse them here with the rest
-            given = json.loads(text, parse_constant=lambda c: shown(c))
+            return json.loads(text, parse_constant=lambda c: shown(c))
         except (ValueError, RecursionError) as error:
             raise BadInput("That is not an experiment: it is not valid JSON.") from error
-        return cls.from_dict(given)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Experiment) and self.to_dict() == other.to_dict()

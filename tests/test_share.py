@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.share import KEY, from_hash, to_hash, to_python
+from app.share import KEY, from_hash, read_hash, to_hash, to_python
 from engines import DATASETS, ENGINES, BadInput, Experiment
+from engines.data import snap
 
 
 def packed(text: bytes) -> str:
@@ -118,3 +119,82 @@ def test_the_python_that_is_copied_runs_the_same_experiment(experiment, capsys):
     assert names["run"].experiment == experiment
     assert names["run"].step == 2 and names["x"].shape == (30, 2)
     assert "sliced_w2" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- points in an address
+
+
+def drawn(n: int) -> np.ndarray:
+    """Points as a brush leaves them: sprayed along a curve over the whole plane."""
+    rng = np.random.default_rng(0)
+    t = rng.uniform(0, 6.3, n)
+    return np.stack([3.5 * np.sin(t), 3.5 * np.cos(2 * t)], 1) + rng.normal(size=(n, 2)) * 0.3
+
+
+def test_two_thousand_drawn_points_fit_into_a_link_and_come_out_as_they_were():
+    experiment = Experiment.from_points(snap(drawn(2000)), "flow", seed=3)
+    text = to_hash(experiment)
+    assert len(text) < 12_000
+    again, note = read_hash(text)
+    assert again == experiment and not note
+    assert np.array_equal(again.points, experiment.points) and again.points.dtype == np.float32
+    assert np.abs(experiment.points - drawn(2000)).max() <= 0.5 / 1024
+    # the wrong twin: points that are not on the grid are not put on it, and take more room
+    loose = Experiment.from_points(drawn(2000), "flow", seed=3)
+    assert from_hash(to_hash(loose)) == loose != experiment
+    assert len(to_hash(loose)) > 12_000
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 900.0, 400_000.0])
+@pytest.mark.parametrize("shift", [0.0, -5e5, 123.25])
+def test_any_points_come_out_of_a_link_as_they_were(scale, shift):
+    for points in (drawn(300) * scale + shift, snap(drawn(300) * scale) + shift):
+        try:
+            experiment = Experiment.from_points(points, "mixture")
+        except BadInput:  # float32 makes one spot of what is small and far away
+            continue
+        assert from_hash(to_hash(experiment)) == experiment
+
+
+def test_a_link_carries_a_sample_of_many_points_and_says_so():
+    xy = snap(drawn(60_000))
+    experiment = Experiment.from_points(xy, "mixture")
+    text = to_hash(experiment)
+    assert len(text) < 12_000 and text == to_hash(experiment)
+    found, note = read_hash(text)
+    assert note == "2,000 of 60,000 points: a link cannot carry all."
+    assert len(found.points) == 2000
+    assert {tuple(p) for p in found.points.tolist()} <= {tuple(p) for p in xy.tolist()}
+    assert to_hash(found) != text and not read_hash(to_hash(found))[1], "it is all there is now"
+
+
+def hostile(points) -> str:
+    given = {"version": 1, "dataset": "points", "engine": "gan", "points": points}
+    return packed(json.dumps(given).encode())
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {}, {"grid": ""}, {"grid": "AAAA"}, {"grid": 7, "low": [0, 0]}, {"float": "!!"},
+        {"float": None}, {"grid": "AAAA" * 60, "low": [0]}, {"grid": "AAAA" * 60, "low": "ab"},
+        {"grid": "AAAA" * 60, "low": [1e400, 0]}, {"grid": "AAAA" * 60, "low": [10**400, 0]},
+        {"grid": "AAAA" * 60, "low": [0, 0]}, {"float": "////" * 60}, {"float": "AAA" * 40},
+        {"float": "A" * 3_000_000}, {"grid": "é"}, {"grid": "AAAA" * 60, "low": {"a": 1, "b": 2}},
+        {"grid": "AAAA" * 60, "low": [[0, 0], [0, 0]]},
+    ],
+)  # fmt: skip
+def test_hostile_points_are_one_clear_sentence(points):
+    with pytest.raises(BadInput) as refused:
+        from_hash(hostile(points))
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("of", [True, "many", -1, 10, None, 10**30, "<b>", [1]])
+def test_a_nonsense_number_of_points_says_nothing(of):
+    text = to_hash(Experiment.from_points(snap(drawn(50)), "gan"))[len(KEY) :]
+    plain = zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    given = json.loads(plain)
+    given["points"]["of"] = of
+    found, note = read_hash(packed(json.dumps(given).encode()))
+    assert len(found.points) == 50 and not note

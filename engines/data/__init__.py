@@ -2,9 +2,20 @@
 
 from engines.data import images, own, plane
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
+from engines.data.own import snap
 
 _ordered = sorted(DATASETS.items(), key=lambda item: item[1].place)
 DATASETS.clear()
 DATASETS.update(_ordered)
 
-__all__ = ["DATASETS", "Dataset", "Modes", "PointsDataset", "Pool", "images", "own", "plane"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Modes",
+    "PointsDataset",
+    "Pool",
+    "images",
+    "own",
+    "plane",
+    "snap",
+]

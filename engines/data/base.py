@@ -165,6 +165,22 @@ def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
     return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
 
 
+# what is drawn by hand is shown in a box that grows in steps: a picture that zooms with every
+# move of the hand cannot be drawn in
+STEPS = (4.0, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 100)
+
+
+def extent_around(xy: np.ndarray) -> Box:
+    """A square that holds points (N, 2): one of STEPS round 0 if they fill at least a third
+    of it, else one of their own with a margin of a tenth."""
+    size, most = float(np.ptp(xy, axis=0).max()), float(np.abs(xy).max())
+    step = next((s for s in STEPS if s >= most), None)
+    if step is not None and 3 * size >= 2 * step:
+        return (-step, step, -step, step)
+    (x, y), half = (xy.min(0) + xy.max(0)) / 2, max(0.6 * size, 1e-3)
+    return (float(x - half), float(x + half), float(y - half), float(y + half))
+
+
 class PointsDataset(Dataset):
     """Anybody's (N, 2) points, split 80 / 10 / 10 %.
 
@@ -197,12 +213,7 @@ class PointsDataset(Dataset):
         self.scale = self.xy.astype(np.float64).std(0)
         if (self.scale < 1e-9).any():
             raise BadInput("All points lie on one vertical or horizontal line or spot.")
-        centre = (self.xy.min(0) + self.xy.max(0)) / 2
-        half = float(max(np.ptp(self.xy, axis=0).max() * 0.6, 1e-3))
-        self.extent = (
-            float(centre[0] - half), float(centre[0] + half),
-            float(centre[1] - half), float(centre[1] + half),
-        )  # fmt: skip
+        self.extent = extent_around(self.xy)
 
     @cached_property
     def key(self) -> str:

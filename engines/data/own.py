@@ -13,15 +13,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.data.base import Modes
+from engines.data.base import STEPS, Modes
 from engines.data.exact import LOG_2PI, NoisyBoxes, gauss_legendre, noise_scales, tiles
 from engines.data.plane import Plane, _rand, _randn
 from engines.knobs import BadInput, payload, shown
 
 MOST_GAUSSIANS, MOST_PIXELS = 24, 96
 FAINT = 1e-260  # below this a density is worked out in logarithms
-# the extent grows in steps: a picture that zooms with every move of a drag cannot be dragged in
-STEPS = (4.0, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 100)
+
+
+# ---------------------------------------------------------------- drawn points
+
+GRID = 1024  # cells a unit of the plane: half of one is a sixteenth of a pixel on the screen
+
+
+def snap(points: Any) -> np.ndarray:
+    """Points (N, 2) moved to the nearest corner of a grid of 2⁻¹⁰, float64.
+
+    For what is drawn: nobody sees a thousandth, and a link can then carry the very same
+    points in two bytes a coordinate. Points that have units of their own stay as they are.
+    """
+    return np.round(np.asarray(points, dtype=np.float64) * GRID) / GRID
 
 
 # ---------------------------------------------------------------- Gaussians of any shape
