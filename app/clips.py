@@ -38,9 +38,10 @@ PLACES = 64 * 64 - 1
 def experiment_of(engine: str) -> Experiment | None:
     """What the clip of an engine shows; None where it takes no data of the plane."""
     planes = [name for name, kind in DATASETS.items() if kind.kind == "plane"]
+    kind = ENGINES[engine]
     for name in [DATA, *planes]:
-        if ENGINES[engine].accepts(DATASETS[name]()) is None:
-            return Experiment(name, engine, SEED)
+        if kind.accepts(DATASETS[name]()) is None:
+            return Experiment(name, engine, SEED, kind.clip_knobs)
     return None
 
 

@@ -238,10 +238,12 @@ def provenance(path: Path) -> str:
     """One sentence: what a clip shows, and what it was recorded from."""
     clip: dict[str, Any] = json.loads(path.read_text())
     told = clip["experiment"]
+    plain = ENGINES[told["engine"]].complete({})
+    changed = "".join(f"{k} {v}, " for k, v in told["knobs"].items() if v != plain[k])
     seen = "its density as a field and its samples" if clip["fields"] else "its samples"
     return (
         f"A recording: {seen} in orange, moving onto the data in blue over "
-        f"{clip['steps'][-1]:,} steps on {told['dataset']}, seed {told['seed']}, "
+        f"{clip['steps'][-1]:,} steps on {told['dataset']}, {changed}seed {told['seed']}, "
         f"torch {clip['torch']}."
     )
 

@@ -88,8 +88,8 @@
       const [a, b] = [boxOf(from), boxOf(to)];
       let d;
       if (narrow) {
-        const [x, y] = [a.x + 14, b.y + Math.min(b.h / 2, 26)];
-        d = `M${x} ${a.y + a.h}V${y - 10}Q${x} ${y} ${x + 10} ${y}H${b.x}`;
+        const [x, y] = [a.x + 8, b.y + Math.min(b.h / 2, 30)];
+        d = `M${x} ${a.y + a.h}V${y - 8}Q${x} ${y} ${x + 8} ${y}H${b.x}`;
       } else {
         const [x0, y0, x1, y1] = [a.x + a.w / 2, a.y + a.h, b.x + b.w / 2, b.y];
         const middle = (y0 + y1) / 2;
@@ -224,7 +224,7 @@
       const t = Math.min(at - i, 1);
       const n = this.cells;
       // the field ends at the box, the picture does not: let it fade there
-      const rim = (k) => Math.min(1, (Math.min(k, n - 1 - k) + 0.5) / 3);
+      const rim = (k) => Math.min(1, (Math.min(k, n - 1 - k) + 0.5) / 4);
       this.small ||= new OffscreenCanvas(n, n);
       const inner = this.small.getContext("2d");
       const image = (this.image ||= inner.createImageData(n, n));

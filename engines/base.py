@@ -56,8 +56,9 @@ class Engine(Knobbed):
     # its place on the map of families; None is read off `density`
     density_kind: ClassVar[DensityKind | None] = None
     principle: ClassVar[Principle | None] = None
-    # steps of the recorded clip on the home page: until the picture has settled
+    # the recorded clip on the home page: steps until the picture has settled, changed knobs
     clip_steps: ClassVar[int] = 1500
+    clip_knobs: ClassVar[Mapping[str, Any]] = {}
     # whether the first loss is a cross-entropy in nats, comparable to the data's entropy
     loss_is_nll: ClassVar[bool] = False
     loss_label: ClassVar[str] = "loss"
