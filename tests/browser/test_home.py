@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from app.home import HASH, TAB, to_try
-from engines import ENGINES, families
+from app.share import to_hash
+from engines import ENGINES, Experiment, families
 from tests.browser.conftest import open_page
 from tests.browser.test_page import address, button, settled, step, tab, wait_step
 
@@ -30,6 +33,15 @@ def open_home(browser, url: str, width: int = 1280, height: int = 800, **options
 def show_clips(page: Page) -> None:
     page.locator(".home-clip").first.scroll_into_view_if_needed()
     page.wait_for_function(MOVING, timeout=30_000)
+
+
+def arrives(page: Page, wanted: Callable[[Experiment], bool]) -> None:
+    """Wait until the address names what is wanted: frames that were under way come first."""
+    for _ in range(120):
+        if page.evaluate("location.hash").startswith("#e=") and wanted(address(page)):
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(page.evaluate("location.hash"))
 
 
 def away(page: Page) -> None:
@@ -69,7 +81,7 @@ def test_a_run_goes_on_unseen_and_is_found_again(page):
     wait_step(page, f"s > {left}")
     button(page, "Pause").click()
     settled(page)
-    assert address(page).engine == "flow"
+    arrives(page, lambda here: here.engine == "flow")
 
 
 def test_the_address_of_home_opens_it_and_its_leaves_open_tabs_by_keyboard(server, browser):
@@ -81,8 +93,7 @@ def test_the_address_of_home_opens_it_and_its_leaves_open_tabs_by_keyboard(serve
             leaf.press("Enter")
             expect(tab(page, family)).to_have_attribute("aria-selected", "true")
             away(page)
-            page.wait_for_function("location.hash.startsWith('#e=')", timeout=30_000)
-            assert address(page).engine == names[0]
+            arrives(page, lambda here, name=names[0]: here.engine == name)
             tab(page, TAB).click()
             expect(page.locator("#gp-home")).to_be_visible()
         assert page.faults == []
@@ -98,9 +109,9 @@ def test_what_to_try_opens_and_opens_again(page):
             away(page)
             family = ENGINES[entry.experiment.engine].family
             expect(tab(page, family)).to_have_attribute("aria-selected", "true")
-            page.wait_for_function("location.hash.startsWith('#e=')", timeout=30_000)
+            arrives(page, lambda here, wanted=entry.experiment: here == wanted)
             page.wait_for_timeout(500)
-            assert address(page) == entry.experiment
+            assert address(page) == entry.experiment, "and it stays there"
 
 
 def test_back_returns_to_home(page):
@@ -173,8 +184,6 @@ def test_home_fits(server, browser, scheme, width, height):
 
 def test_an_address_with_an_experiment_never_opens_home(server, browser):
     entry = to_try()[0]
-    from app.share import to_hash
-
     page = open_page(browser, f"{server.url}#{to_hash(entry.experiment)}")
     try:
         away(page)
