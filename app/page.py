@@ -13,10 +13,11 @@ import gradio as gr
 
 from app import home, thumbs
 from app.controls import ASSETS, Controls
+from app.menu import ShareMenu, answer
 from app.session import Session, Visitors, plain
 from app.share import from_hash
 from app.view import LiveView
-from engines import DATASETS, ENGINES, BadInput, families
+from engines import DATASETS, ENGINES, BadInput, Experiment, families
 
 log = logging.getLogger("playground")
 
@@ -73,9 +74,13 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         kind = ENGINES[engines[0]]
                         gr.HTML(f'<p class="gp-unseen">{kind.title}: {kind.tagline}</p>',
                                 js_on_load=None)  # fmt: skip
-            gr.HTML('<button type="button" id="gp-theme" title="Light or dark" '
-                    'aria-label="Light or dark">◐</button>', elem_id="gp-corner",
-                    js_on_load=None)  # fmt: skip
+            with gr.Row(elem_id="gp-corner"):
+                menu = ShareMenu(elem_id="gp-menu")
+                gr.HTML('<button type="button" id="gp-lecture" title="Lecture mode (L)" '
+                        'aria-label="Lecture mode" aria-pressed="false"></button>'
+                        '<button type="button" id="gp-theme" title="Light or dark" '
+                        'aria-label="Light or dark">◐</button>', elem_id="gp-switches",
+                        js_on_load=None)  # fmt: skip
             gr.HTML(home.html(), elem_id="gp-home", js_on_load=None)
             with gr.Column(elem_id="gp-left"), gr.Column(elem_classes="gp-card"):
                 gr.HTML("<h4>Data</h4>", js_on_load=None)
@@ -87,6 +92,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             with gr.Column(elem_id="gp-stage", elem_classes="gp-card"):
                 view = LiveView(elem_id="gp-view")
                 with gr.Row(elem_id="gp-transport"):
+                    gr.HTML('<div data-slot="timeline"></div>', elem_id="gp-timeline",
+                            js_on_load=None)  # fmt: skip
                     play = gr.Button("Play", elem_id="gp-play", variant="primary")
                     pause = gr.Button("Pause", elem_id="gp-pause", variant="primary")
                     step = gr.Button("Step", elem_id="gp-step")
@@ -104,7 +111,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 gr.HTML('<div data-slot="note"></div>', elem_id="gp-note",
                         js_on_load=None)  # fmt: skip
             with gr.Column(elem_id="gp-right"):
-                with gr.Column(elem_classes="gp-card"):
+                with gr.Column(elem_classes="gp-card", elem_id="gp-knob-card"):
                     gr.HTML('<h4>Knobs <span title="Knobs with this mark act while it trains">'
                             "⚡ changes live</span></h4>", js_on_load=None)  # fmt: skip
                     knobs = Controls(elem_id="gp-knobs", elem_classes="gp-controls")
@@ -187,6 +194,24 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))
 
+        def on_ask(text: str, event: gr.EventData, request: gr.Request) -> str:
+            session = arrive(request, text)
+            try:
+                return answer(session.experiment, _payload(event).get("what"))
+            except BadInput as error:
+                session.refuse(str(error))
+                return gr.skip()
+
+        @handler
+        def open_file(session: Session, text: Any) -> str | None:
+            return session.open(Experiment.from_json(text))
+
+        def on_open(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            return open_file(arrive(request, text), _payload(event).get("text"))
+
+        def on_branch(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            return handler(Session.branch)(arrive(request, text), _payload(event).get("step"))
+
         def on_reset(text: str, request: gr.Request) -> list[Any]:
             return handler(Session.reset)(arrive(request, text))
 
@@ -250,6 +275,9 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             card.act(on_act, address, everything, js=HASH_JS, **QUIET)
             card.beside(on_beside, address, everything, js=HASH_JS, **QUIET)
         view.act(on_act, address, everything, js=HASH_JS, **QUIET)
+        menu.ask(on_ask, address, menu, js=HASH_JS, **QUIET)
+        menu.open(on_open, address, everything, js=HASH_JS, **QUIET)
+        view.branch(on_branch, address, everything, js=HASH_JS, **QUIET)
         view.ack(on_ack, None, view, **QUIET)
         view.view(on_view, None, view, **QUIET)
         play.click(on_play, [address, turn], view, js=PLAY_JS, **STREAM)

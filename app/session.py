@@ -232,6 +232,15 @@ class Session:
             self._tell()
         return self.worker.redraw()
 
+    def branch(self, step: Any) -> str | None:
+        """Go on from the kept moment nearest to a step, with the knobs of now; undoable."""
+        if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < 1e12:
+            raise BadInput(f"A branch begins at a step; got {shown(step)}.")
+        with self._lock:
+            self._remember()
+            self.worker.post(branch=int(step))
+        return self.worker.redraw()
+
     def set_seed(self, seed: int) -> str | None:
         """Begin again from another seed."""
         return self._change(lambda now: now.but(seed=seed))

@@ -47,3 +47,30 @@ def from_hash(text: str) -> Experiment | None:
             raise
         raise BadInput("This address does not hold an experiment.") from error
     return Experiment.from_json(decoded)
+
+
+def to_python(experiment: Experiment) -> str:
+    """The few lines that run the same experiment from a notebook."""
+    given = experiment.to_dict()
+    lines = ["from engines import Experiment", ""]
+    rest = [f"seed={experiment.seed}", f"knobs={given['knobs']!r}"]
+    if given["beside"]:
+        rest.append(f"beside={given['beside']!r}")
+    if given.get("source"):
+        rest.append(f"source={given['source']!r}, source_options={given['source_options']!r}")
+    if experiment.points is None:
+        if given["options"]:
+            rest.insert(1, f"options={given['options']!r}")
+        head = f"run = Experiment({experiment.dataset!r}, {experiment.engine!r}, "
+    else:
+        points = ", ".join(f"({x:.9g}, {y:.9g})" for x, y in given["points"])
+        lines += [f"points = [{points}]", ""]
+        head = f"run = Experiment.from_points(points, {experiment.engine!r}, "
+    body = (",\n" + " " * 4).join(rest)
+    lines += [
+        f"{head}{body}).start()",
+        "run.train(steps=1_000)      # or seconds=10.0",
+        "x = run.sample(10_000)      # in the data's own units",
+        'print({m["name"]: m["value"] for m in map(vars, run.frame().metrics)})',
+    ]
+    return "\n".join(lines)

@@ -13,15 +13,20 @@ import plotly
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 
-# The events that assets/live.js triggers. Gradio offers view.ack, view.view and view.act
+# The events that assets/live.js triggers. Gradio offers view.ack, view.view, view.act …
 # because their names stand here in quotes.
 _ON_LOAD = """
-const EVENTS = ['ack', 'view', 'act'];
+const EVENTS = ['ack', 'view', 'act', 'branch'];
 const root = element.querySelector('.gp-view');
 if (window.PlaygroundView) {
-  const view = window.PlaygroundView(root, {
+  const view = root.playgroundView = window.PlaygroundView(root, {
     trigger: (name, data) => { if (EVENTS.includes(name)) trigger(name, data); },
   });
+  const slot = () => {
+    const place = document.querySelector('[data-slot="timeline"]');
+    if (place) window.PlaygroundTimeline(view, place); else setTimeout(slot, 100);
+  };
+  slot();
   const show = () => { if (props.value) view.show(props.value); };
   watch('value', show);
   show();
@@ -45,7 +50,9 @@ def head() -> str:
     return (
         f'<link rel="stylesheet" href="{_served(ASSETS / "live.css")}">'
         f'<script src="{_served(PLOTLY_JS)}"></script>'
+        f'<script src="{_served(ASSETS / "timeline.js")}"></script>'
         f'<script src="{_served(ASSETS / "live.js")}"></script>'
+        f'<script src="{_served(ASSETS / "export.js")}"></script>'
     )
 
 
@@ -58,6 +65,7 @@ class LiveView(gr.HTML):
         ack   seq of a frame that was *painted*; hidden=True when nobody can see the view;
               missing=True when a frame was lost: call `Known.clear()` and send another one.
         view  hidden: ids of the panels that the visitor has put away.
+        branch  step: go on from the kept moment nearest to it.
         act   name and args of an action: {x, y, index} when a handle is dragged.
     """
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from app.pack import Known, pack
+from app.timeline import DENSE, Moment, Timeline
 from engines import BadInput, Diverged, Experiment, Run
 
 log = logging.getLogger("playground")
@@ -27,9 +28,9 @@ Speed = Literal["single", "slow", "normal", "max"]
 SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
-CHECKPOINT_EVERY = 2.0  # seconds
+CHECKPOINT_EVERY = 2.0  # seconds; twice as often while the beginning is kept densely
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
-MAX_SAVES = 64 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
+MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
 
@@ -84,6 +85,8 @@ class Worker:
         self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
         self._ticks: list[tuple[int, float]] = []
         self._played, self._was_playing, self._steps_seen = 0.0, False, 0
+        self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
+        self._branches: list[int] = []  # steps from which the run was begun anew
 
     # ------------------------------------------------------------ in
 
@@ -91,9 +94,9 @@ class Worker:
         """Leave a message for the run; it is read before the next step.
 
         open: Experiment JSON · restore: checkpoint · set: (name, value) · act: (name, args) ·
-        restart: seed or None · speed · message: a sentence to show · extra: what every frame
-        carries along · save: keep a checkpoint under this number in `saves`, before what
-        follows.
+        restart: seed or None · branch: go on from the kept moment nearest to this step ·
+        speed · message: a sentence to show · extra: what every frame carries along · save:
+        keep a checkpoint under this number in `saves`, before what follows.
         """
         self._mail.append(message)
         self._wake.set()
@@ -196,6 +199,7 @@ class Worker:
         begin = saved = time.monotonic()
         drawing, fixed, done = 0.01, 0.0, 0
         self._read_mail()
+        self._keep()
         while not self._stopping and self.run is not None:
             self._read_mail()
             playing = steps is None
@@ -221,16 +225,26 @@ class Worker:
                 cost = time.perf_counter() - tick
                 drawing += 0.2 * (cost - drawing)
                 fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
-                keep = None
-                if time.monotonic() - saved > CHECKPOINT_EVERY:
-                    saved, keep = time.monotonic(), self.run.checkpoint()
-                yield frame, keep
+                yield frame, None
+            every = CHECKPOINT_EVERY / (2 if self._played < DENSE else 1)
+            if time.monotonic() - saved > every:
+                saved = time.monotonic()
+                yield None, self._keep()
         # from here on a change waits for the end of the stream, and is drawn by redraw
         self._stopping = True
         self._read_mail()
         # the last picture at once, then the numbers, which take longer: nothing moves after
         yield self._frame(fresh=True, measure=False), None
-        yield self._frame(fresh=True), None if self.run.diverged else self.run.checkpoint()
+        kept = None if self.run.diverged else self._keep()
+        yield self._frame(fresh=True), kept
+
+    def _keep(self) -> bytes | None:
+        """Take a checkpoint, and keep it on the timeline."""
+        if self.run is None or self.run.diverged:
+            return None
+        saved = self.run.checkpoint()
+        self.timeline.add(Moment(self.run.step, self._played, saved))
+        return saved
 
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
@@ -269,6 +283,7 @@ class Worker:
 
     def _open(self, text: str) -> None:
         before, self.run = self.run, Experiment.from_json(text).start(self.device)
+        self._begin_tape()
         if before is not None and before.dataset.options == self.run.dataset.options:
             same = before.experiment.dataset == self.run.experiment.dataset
             self.run.haunt(before.lanes if same else [])
@@ -277,6 +292,27 @@ class Worker:
         if self.run is None:
             raise BadInput("There is no run to restore into.")
         self.run.restore(saved)
+        self._begin_tape()
+
+    def _begin_tape(self) -> None:
+        self._tape += 1
+        self._branches.clear()
+        self.timeline.clear()
+
+    def _branch(self, step: int) -> None:
+        """Go on from a kept moment, with the knobs and the data of now."""
+        moment = self.timeline.nearest(step)
+        if moment is None:
+            raise BadInput("No moment of this run is kept yet: press Play first.")
+        self.run.branch(moment.saved)
+        self.timeline.cut(moment.step)
+        self._branches = [s for s in self._branches if s <= moment.step] + [moment.step]
+        self._clock(moment.step, False)
+        self._played = moment.seconds
+        self._message = (
+            f"Branched from step {moment.step:,}: it goes on with the knobs as they are now. "
+            "The dashed curves are what came before."
+        )
 
     def _save(self, name: int) -> None:
         if self.run is not None:
@@ -285,7 +321,8 @@ class Worker:
                 self.saves.pop(min(self.saves))
 
     def _set(self, change: tuple[str, Any]) -> None:
-        self.run.set(*change)
+        if self.run.set(*change):
+            self._begin_tape()
 
     def _act(self, what: tuple[str, dict[str, float]]) -> None:
         name, arguments = what
@@ -293,6 +330,7 @@ class Worker:
 
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
+        self._begin_tape()
 
     def _clock(self, step: int, playing: bool) -> tuple[float, float]:
         """Steps a second over the last second or so, and seconds played, by the wall clock."""
@@ -317,7 +355,12 @@ class Worker:
         frame.rate, frame.seconds = self._clock(frame.step, playing)
         self._seq += 1
         lanes = [lane.label for lane in self.run.lanes] if len(self.run.lanes) > 1 else []
-        extra = {**self.extra, "playing": playing, "lanes": lanes}
+        timeline = {
+            "tape": self._tape,
+            "branches": list(self._branches),
+            "kept": self.timeline.steps,
+        }
+        extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
         return pack(frame, self._known, seq=self._seq, extra=extra)
 
 
@@ -327,6 +370,7 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "set": Worker._set,
     "act": Worker._act,
     "restart": Worker._restart,
+    "branch": Worker._branch,
     "save": Worker._save,
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),

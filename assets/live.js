@@ -72,9 +72,24 @@
       return all;
     }
 
+    /** Names of all blocks within some references, which must be held. */
+    within(list, names = new Set()) {
+      for (const reference of list) {
+        if (names.has(reference.hash)) continue;
+        names.add(reference.hash);
+        const block = this.held.get(reference.hash);
+        if (reference.dtype !== "json") continue;
+        block.inner ||= references(this.get(reference));
+        this.within(block.inner, names);
+      }
+      return names;
+    }
+
     /** The typed array or the object that a reference names; the same one every time. */
     get(reference) {
-      const block = this.held.get(reference.hash);
+      // what the timeline shows may be long gone from what is held for the stream
+      const kept = this.tape && this.tape.blocks.get(reference.hash);
+      const block = this.held.get(reference.hash) || (kept && kept.block);
       if (!block) throw new Error(`block ${reference.hash} is missing`);
       if (block.value === undefined) {
         block.value =
@@ -1329,6 +1344,11 @@
       if (!this.graph) {
         this.graph = this.axesBox;
         Plotly.newPlot(this.graph, traces, layout, config(this));
+        this.graph.on("plotly_doubleclick", () => this.unzoomOrFill());
+        this.graph.on("plotly_relayout", (change) => {
+          if (Object.keys(change).some((key) => key.endsWith("axis.range[0]"))) this.zoomed = true;
+          if (change["xaxis.autorange"]) this.zoomed = false;
+        });
       } else if (look === this.look && this.kind === "chart") {
         const change = { x: traces.map((t) => t.x), y: traces.map((t) => t.y) };
         Plotly.restyle(this.graph, change, traces.map((_, i) => i));
@@ -1336,6 +1356,12 @@
         Plotly.react(this.graph, traces, layout, config(this));
       }
       this.look = look;
+    }
+
+    /** A double click first brings back what was zoomed; else the picture fills the screen. */
+    unzoomOrFill() {
+      if (!this.zoomed) return this.view.fill(this.what.id);
+      Plotly.relayout(this.graph, { "xaxis.autorange": true, "yaxis.autorange": true });
     }
 
     /** The graph over the canvas is made after the first paint: it takes far longer. */
@@ -1348,7 +1374,9 @@
       Plotly.newPlot(this.graph, [nothing], layout, config(this));
       this.graph.on("plotly_relayouting", () => this.follow(false));
       this.graph.on("plotly_relayout", () => this.follow(true));
-      this.graph.on("plotly_doubleclick", () => this.view.zoom(this, null, true));
+      // first what was zoomed comes back; a picture that shows everything fills the screen
+      this.graph.on("plotly_doubleclick", () =>
+        this.shift ? this.view.zoom(this, null, true) : this.view.fill(this.what.id));
     }
 
     recolour() {
@@ -1625,6 +1653,39 @@
 
     // ------------------------------------------------------------ a picture to keep
 
+    /** Draw title, canvas and graph on another canvas, with the plot's corner at (left, top). */
+    async drawOn(c, left, top, kept = new Map()) {
+      const { width, height } = this.size;
+      const theme = this.view.theme;
+      c.fillStyle = theme.ink;
+      c.font = `600 13px ${theme.font}`;
+      const words = [this.what.title, this.what.subtitle].filter(Boolean).join(" — ");
+      c.fillText(words, left + 6, top - 8, width - 12);
+      if (this.kind === "plane") c.drawImage(this.canvas, left, top, width, height);
+      if (this.graph) c.drawImage(await this.graphImage(kept), left, top, width, height);
+      this.saveLegend(c, left, top, width, theme);
+      for (const handle of this.handles) {
+        const a = this.axes();
+        c.fillStyle = theme.role(handle.mark.role);
+        c.beginPath();
+        c.arc(left + a.kx * (handle.x - a.x0), top + a.ky * (a.y1 - handle.y), 6, 0, 7);
+        c.fill();
+      }
+    }
+
+    /** The graph as an image; over a canvas it is but axes, which are made once a range. */
+    async graphImage(kept) {
+      const { width, height } = this.size;
+      const key = this.kind === "plane" &&
+        JSON.stringify([this.view2d(), width, height, this.view.theme.version]);
+      if (key && kept.has(key)) return kept.get(key);
+      const image = new Image();
+      image.src = await Plotly.toImage(this.graph, { format: "svg", width, height });
+      await image.decode();
+      if (key) kept.set(key, image);
+      return image;
+    }
+
     /** Save canvas and graph as one PNG, twice as fine as the screen. */
     async save() {
       const [width, height, scale, top] = [this.size.width, this.size.height, 2, 26];
@@ -1635,36 +1696,31 @@
       c.scale(scale, scale);
       c.fillStyle = theme.card;
       c.fillRect(0, 0, width, height + top);
-      c.fillStyle = theme.ink;
-      c.font = `600 13px ${theme.font}`;
-      c.fillText([this.what.title, this.what.subtitle].filter(Boolean).join(" — "), 6, 18, width - 12);
-      if (this.kind === "plane") c.drawImage(this.canvas, 0, top, width, height);
-      const url = await Plotly.toImage(this.graph, { format: "svg", width, height });
-      const drawing = new Image();
-      drawing.src = url;
-      await drawing.decode();
-      c.drawImage(drawing, 0, top, width, height);
-      this.saveLegend(c, width, theme);
-      for (const handle of this.handles) {
-        const a = this.axes();
-        c.fillStyle = theme.role(handle.mark.role);
-        c.beginPath();
-        c.arc(a.kx * (handle.x - a.x0), top + a.ky * (a.y1 - handle.y), 6, 0, 7);
-        c.fill();
-      }
+      await this.drawOn(c, 0, top);
+      this.download(sheet.toDataURL("image/png"), "png");
+    }
+
+    /** Save a chart as a vector drawing. */
+    async saveVector() {
+      const { width, height } = this.size;
+      this.download(await Plotly.toImage(this.graph, { format: "svg", width, height }), "svg");
+    }
+
+    download(url, ending) {
       const link = make("a");
-      link.href = sheet.toDataURL("image/png");
-      link.download = `${this.what.title.replace(/[^\w]+/g, "-").toLowerCase() || "panel"}.png`;
+      link.href = url;
+      const name = this.what.title.replace(/[^\w]+/g, "-").toLowerCase();
+      link.download = `${name || "panel"}.${ending}`;
       link.click();
     }
 
-    saveLegend(c, width, theme) {
+    saveLegend(c, left, top, width, theme) {
       c.font = `11px ${theme.font}`;
       c.textAlign = "right";
-      let right = width - 8;
+      let right = left + width - 8;
       for (const { name, role } of this.legendOfLines().reverse()) {
         c.fillStyle = theme.role(role);
-        c.fillText(name, right, 18);
+        c.fillText(name, right, top - 8);
         right -= c.measureText(name).width + 12;
       }
       c.textAlign = "left";
@@ -1689,13 +1745,20 @@
       icon: Plotly.Icons.camera,
       click: () => panel.save().catch((error) => panel.view.fail(error)),
     };
+    const vector = {
+      name: "vector",
+      title: "Download drawing as an SVG",
+      icon: Plotly.Icons.disk,
+      click: () => panel.saveVector().catch((error) => panel.view.fail(error)),
+    };
+    const keep = kind === "chart" ? [download, vector] : [download];
     const flat = ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", reset];
     const solid = ["zoom3d", "pan3d", "orbitRotation", "resetCameraDefault3d"];
     return {
       displaylogo: false,
       scrollZoom: kind === "plane",
-      doubleClick: kind === "plane" ? false : "reset+autosize",
-      modeBarButtons: [[...(kind === "surface" ? solid : flat), download]],
+      doubleClick: false,
+      modeBarButtons: [[...(kind === "surface" ? solid : flat), ...keep]],
     };
   }
 
@@ -1778,7 +1841,7 @@
     panel.figure.classList.toggle("gp-large", !!large);
   }
 
-  function placeRow(row, order, width) {
+  function placeRow(row, order, width, filled) {
     const screen = Math.max(480, window.innerHeight);
     const tall = (size, cell) =>
       Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size]));
@@ -1793,6 +1856,7 @@
     const total = weights.reduce((a, b) => a + b, 0);
     const heights = row.panels.map((p, i) => {
       const cell = (width * weights[i]) / total;
+      if (row.enlarged && filled) return screen - 90;
       if (row.enlarged) return Math.max(220, Math.min(cell * 0.8, screen * 0.74));
       return tall(p.what.size, cell);
     });
@@ -1924,6 +1988,9 @@
       Object.assign(this, { hiddenAt: -Infinity, missedAt: -1e9 });
       this.wasVisible = true;
       this.blocks = new Blocks();
+      this.tape = this.blocks.tape = window.PlaygroundTape ? window.PlaygroundTape() : null;
+      this.past = null; // the entry of the tape that is shown in place of the present
+      this.present = null; // the newest frame
       this.panels = new Map();
       this.hidden = new Map(); // id → title, of the panels put away
       this.toMount = [];
@@ -1967,8 +2034,17 @@
       this.onVisible = () => this.looked();
       document.addEventListener("visibilitychange", this.onVisible);
       this.onKey = (event) => {
-        if (event.key === "Escape" && this.enlarged !== null) this.enlarge(null);
+        if (event.key !== "Escape" || this.enlarged === null || this.past) return;
+        if (this.root.classList.contains("gp-filled")) this.fill(this.enlarged);
+        else this.enlarge(null);
       };
+      // the browser's own Esc leaves the full screen: so does the panel
+      this.onFull = () => {
+        if (!document.fullscreenElement && this.root.classList.contains("gp-filled")) {
+          this.fill(this.enlarged);
+        }
+      };
+      document.addEventListener("fullscreenchange", this.onFull);
       document.addEventListener("keydown", this.onKey);
       this.themes = new MutationObserver(() => this.recolour());
       for (const element of [document.body, document.documentElement]) {
@@ -1977,6 +2053,7 @@
     }
 
     send(name, data) {
+      if (this.past && name === "act") return; // the past cannot be changed, only branched from
       try {
         this.trigger(name, data);
       } catch (error) {
@@ -2008,12 +2085,36 @@
       try {
         const frame = readFrame(base64, this.blocks);
         if (frame.missing) return this.missed(frame);
-        this.next = frame;
-        if (this.visible) this.schedule();
-        else this.unseen(frame);
+        this.present = frame;
+        if (this.tape) {
+          this.tape.add(frame, this.blocks);
+          // another run has begun, or a branch before what was looked at
+          if (!this.tape.entries.includes(this.past)) this.past = null;
+        }
+        if (!this.past) this.next = frame;
+        if (!this.visible) this.unseen(frame);
+        else if (this.past) {
+          this.consumed(frame);
+          this.announce(frame);
+        } else this.schedule();
+        if (this.timeline) this.timeline.refresh();
       } catch (error) {
         this.fail(error);
       }
+    }
+
+    /** Show an entry of the tape, or with null the present again. */
+    rewind(entry) {
+      if (entry === this.past) return;
+      this.past = this.tape.pinned = entry;
+      this.next = entry ? entry.frame : this.present;
+      this.schedule();
+    }
+
+    /** Paint what waits, charts too, at once: for a film. */
+    paintNow() {
+      this.paint();
+      for (const panel of this.panels.values()) if (panel.dirty) panel.paint(performance.now());
     }
 
     /** A frame was lost on the way: ask for everything, but not for every frame. */
@@ -2058,8 +2159,7 @@
       }
       if (frame) {
         this.account(frame);
-        const detail = { ...this.extra, about: this.about, step: frame.step };
-        document.dispatchEvent(new CustomEvent("playground:frame", { detail }));
+        if (!this.past) this.announce(frame);
       }
       // one graph a turn, so that the page never stands still for all of them
       const panel = this.toMount.shift();
@@ -2087,13 +2187,26 @@
       if (!this.toMount.includes(panel)) this.toMount.push(panel);
     }
 
-    /** Count a painted frame and acknowledge it: the server waits for what is not painted. */
+    /** Tell the page what a frame says beside its pictures. */
+    announce(frame) {
+      const detail = { ...frame.extra, about: this.blocks.get(frame.about), step: frame.step };
+      document.dispatchEvent(new CustomEvent("playground:frame", { detail }));
+    }
+
+    /** Count a painted frame. */
     account(frame) {
       window.playground = this.stats;
-      this.stats.drawn++;
       this.stats.step = frame.step;
+      if (frame.consumed) return; // of the past: it was counted when it came
+      this.stats.drawn++;
       this.stats.ages.push(Date.now() - frame.t);
       if (this.stats.ages.length > 1000) this.stats.ages.splice(0, 100);
+      this.consumed(frame);
+    }
+
+    /** Acknowledge a frame: the server waits for what nobody has seen. */
+    consumed(frame) {
+      frame.consumed = true;
       const wait = this.ackedAt + ACK_MS - performance.now();
       this.sinceAck++;
       this.paintedSeq = frame.seq;
@@ -2219,8 +2332,9 @@
       this.laidOut = width;
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
+      const filled = this.root.classList.contains("gp-filled");
       for (const row of arrange(panels, width, this.enlarged)) {
-        placeRow(row, order, width);
+        placeRow(row, order, width, filled);
         order += row.panels.length;
       }
       for (const panel of panels) panel.resize(panel.plot.clientWidth, panel.plot.clientHeight);
@@ -2267,6 +2381,22 @@
       if (panel) panel.figure.scrollIntoView({ block: "nearest" });
       this.tell();
       this.schedule();
+    }
+
+    /** One panel over the whole window, and back again. */
+    fill(id) {
+      const on = !this.root.classList.contains("gp-filled");
+      if (on && this.enlarged !== id) this.enlarge(id);
+      this.root.classList.toggle("gp-filled", on);
+      document.body.classList.toggle("gp-has-filled", on);
+      const full = document.fullscreenElement;
+      // a frame may not be allowed the screen: then the window is what it fills
+      if (on && !full) this.root.requestFullscreen?.().catch(() => {});
+      if (!on) {
+        if (full === this.root) document.exitFullscreen().catch(() => {});
+        this.enlarge(id);
+      }
+      this.layout();
     }
 
     hide(id, away) {
@@ -2328,6 +2458,7 @@
       this.themes.disconnect();
       document.removeEventListener("visibilitychange", this.onVisible);
       document.removeEventListener("keydown", this.onKey);
+      document.removeEventListener("fullscreenchange", this.onFull);
       clearTimeout(this.timer);
     }
   }

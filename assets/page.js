@@ -18,8 +18,12 @@
       if (event.target.matches?.(own)) return;
       event.preventDefault();
       click(document.body.classList.contains('gp-playing') ? 'gp-pause' : 'gp-play');
-    } else if (event.key === 'ArrowRight' && !onSlider) { event.preventDefault(); click('gp-step'); }
+    } else if (document.body.classList.contains('gp-lecture') && !onSlider && !event.shiftKey && /^Arrow(Left|Right|Up|Down)$/.test(event.key)) {
+      event.preventDefault();
+      document.dispatchEvent(new CustomEvent('playground:walk', {detail: /Right|Down/.test(event.key) ? 1 : -1}));
+    } else if (event.key === 'ArrowRight' && !onSlider && !event.shiftKey) { event.preventDefault(); click('gp-step'); }
     else if (event.key === 'r' || event.key === 'R') click('gp-reset');
+    else if (event.key === 'l' || event.key === 'L') click('gp-lecture');
     else if (event.key === 'n' || event.key === 'N') click('gp-seed');
   });
   document.addEventListener('keyup', event => {
@@ -63,6 +67,12 @@
   });
   window.addEventListener('hashchange', () => {
     if (location.hash.replace(/^#/, '') !== own) click('gp-follow');
+  });
+
+  // ---- lecture mode: large type, controls folded
+  document.addEventListener('click', event => {
+    const button = event.target.closest?.('#gp-lecture');
+    if (button) button.setAttribute('aria-pressed', String(document.body.classList.toggle('gp-lecture')));
   });
 
   // ---- light and dark: Gradio's class on the body, remembered

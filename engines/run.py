@@ -416,27 +416,38 @@ class Run:
         tensors["meta"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return safetensors.torch.save(tensors)
 
-    def restore(self, saved: bytes) -> Run:
-        """Take over a checkpoint. Raises BadInput, and goes on as before, if it is not one."""
-        if not isinstance(saved, (bytes, bytearray)) or len(saved) > MAX_CHECKPOINT:
-            raise BadInput("That is not a checkpoint.")
+    def branch(self, saved: bytes) -> Run:
+        """Go back to a checkpoint of this run, but keep the knobs and the data of now.
+
+        The curves that are given up stay as ghosts. Raises BadInput, and goes on as before,
+        if it is no checkpoint of such a run.
+        """
+        now, given_up = self.experiment, self.lanes
+        tensors, meta = _unpacked(saved)
+        if meta["experiment"].get("engine") != now.engine or len(meta["lanes"]) != len(self.lanes):
+            raise BadInput("This checkpoint belongs to another experiment.")
         before = dict(vars(self))
         try:
-            tensors = safetensors.torch.load(bytes(saved))
-            meta = json.loads(tensors.pop("meta").numpy().tobytes())
+            self._build(now)
+            self._load(tensors, meta)
+        except Exception as error:
+            vars(self).clear()
+            vars(self).update(before)
+            raise BadInput("This checkpoint belongs to another experiment.") from error
+        self.haunt(given_up)
+        return self
+
+    def restore(self, saved: bytes) -> Run:
+        """Take over a checkpoint. Raises BadInput, and goes on as before, if it is not one."""
+        tensors, meta = _unpacked(saved)
+        before = dict(vars(self))
+        try:
             experiment = Experiment.from_dict(meta["experiment"])
             if experiment.to_dict() != self.experiment.to_dict():
                 self._adopt(experiment)
             else:
                 self._build(experiment)
-            for lane, kept in zip(self.lanes, meta["lanes"], strict=True):
-                head = f"{lane.index}:"
-                own = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
-                lane.engine.load_state(own, kept["plain"])
-                for kind in ("tracks", "metric_tracks"):
-                    for name, track in kept[kind].items():
-                        getattr(lane, kind)[name] = Track.load(track)
-            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+            self._load(tensors, meta)
         except Exception as error:
             vars(self).clear()
             vars(self).update(before)
@@ -444,6 +455,31 @@ class Run:
                 raise
             raise BadInput("That is not a checkpoint, or it is damaged.") from error
         return self
+
+    def _load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Fill the lanes, which are built already, with what a checkpoint holds."""
+        for lane, kept in zip(self.lanes, meta["lanes"], strict=True):
+            head = f"{lane.index}:"
+            own = {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}
+            lane.engine.load_state(own, kept["plain"])
+            for kind in ("tracks", "metric_tracks"):
+                for name, track in kept[kind].items():
+                    getattr(lane, kind)[name] = Track.load(track)
+        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+
+
+def _unpacked(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a checkpoint. Raises BadInput if it is not one."""
+    if not isinstance(saved, (bytes, bytearray)) or len(saved) > MAX_CHECKPOINT:
+        raise BadInput("That is not a checkpoint.")
+    try:
+        tensors = safetensors.torch.load(bytes(saved))
+        meta = json.loads(tensors.pop("meta").numpy().tobytes())
+        if isinstance(meta["experiment"], dict) and isinstance(meta["lanes"], list):
+            return tensors, meta
+    except Exception as error:
+        raise BadInput("That is not a checkpoint, or it is damaged.") from error
+    raise BadInput("That is not a checkpoint, or it is damaged.")
 
 
 def _describe(kind: type[Engine], changes: dict[str, Any]) -> str:

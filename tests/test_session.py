@@ -462,3 +462,29 @@ def test_many_streams_share_the_cores():
         with crowd.member(), crowd.member(), crowd.member():
             assert crowd.share == pytest.approx(0.4)
     assert crowd.share == 1.0
+
+
+def test_branching_goes_on_from_a_kept_moment_with_the_knobs_of_now(session):
+    player = Player(session)
+    player.wait(lambda p: len(session.worker.timeline.moments) >= 3)
+    player.stop()
+    last = session.worker.run.step
+    kept = session.worker.timeline.steps
+    session.set("lr", 0.02)
+    target = kept[1]
+    frame = unpack(session.branch(target + 1), BLOCKS)
+    assert frame["step"] == target < last
+    assert frame["extra"]["timeline"]["branches"] == [target]
+    assert frame["extra"]["timeline"]["kept"] == kept[:2]
+    assert "Branched" in frame["note"]
+    assert session.worker.run.experiment.knobs["lr"] == 0.02
+    tape = frame["extra"]["timeline"]["tape"]
+    assert unpack(session.undo(), BLOCKS)["step"] == last
+    assert unpack(session.reset(), BLOCKS)["extra"]["timeline"]["tape"] > tape
+
+
+@pytest.mark.parametrize("wrong", [None, "5", True, math.nan, -1, [1]])
+def test_a_branch_from_nowhere_is_refused(session, wrong):
+    with pytest.raises(BadInput):
+        session.branch(wrong)
+    assert "press Play" in unpack(session.branch(5), BLOCKS)["note"]

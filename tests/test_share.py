@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.share import KEY, from_hash, to_hash
+from app.share import KEY, from_hash, to_hash, to_python
 from engines import DATASETS, ENGINES, BadInput, Experiment
 
 
@@ -101,3 +101,20 @@ def test_any_json_at_all(candidate):
         assert "\n" not in str(error)
         return
     assert Experiment.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        Experiment("ring8", "flow", seed=3, knobs={"lr": 5e-3}),
+        Experiment("two_gaussians", "mixture", options={"distance": 3.0}, beside=[{"fit": "EM"}]),
+        Experiment.from_points([[i % 7, (i * i) % 11 + 0.25] for i in range(40)], "gan"),
+    ],
+)
+def test_the_python_that_is_copied_runs_the_same_experiment(experiment, capsys):
+    code = to_python(experiment).replace("1_000", "2").replace("10_000", "30")
+    names: dict = {}
+    exec(code, names)
+    assert names["run"].experiment == experiment
+    assert names["run"].step == 2 and names["x"].shape == (30, 2)
+    assert "sliced_w2" in capsys.readouterr().out

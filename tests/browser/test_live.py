@@ -43,6 +43,7 @@ class Stage:
         page.goto("http://127.0.0.1:9/")
         page.add_style_tag(path=str(ASSETS / "live.css"))
         page.add_script_tag(path=str(PLOTLY_JS))
+        page.add_script_tag(path=str(ASSETS / "timeline.js"))
         page.add_script_tag(path=str(ASSETS / "live.js"))
         page.evaluate(
             """() => { window.sent = [];

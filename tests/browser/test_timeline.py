@@ -1,0 +1,258 @@
+"""Rewinding, branching, and what a visitor takes away: the page, the film, the lines of Python."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from engines import Experiment
+from tests.browser.conftest import Server, open_page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+VIEW = "document.querySelector('.gp-view').playgroundView"
+PIXELS = """() => [...document.querySelectorAll('.gp-panel')].filter(p => p.querySelector('canvas'))
+    .map(p => [p.querySelector('figcaption b').textContent, p.querySelector('canvas')])
+    .filter(([, c]) => c.width).map(([title, canvas]) => {
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      let sum = 0;
+      for (let i = 0; i < data.length; i++) sum = (sum * 31 + data[i]) | 0;
+      return [title, canvas.width, canvas.height, sum];
+    })"""
+
+
+@pytest.fixture
+def played(server: Server, browser: Browser) -> Iterator[Page]:
+    """A page that has trained for some seconds and is paused."""
+    page = open_page(browser, server.url, 1280, 900)
+    page.click("#gp-play")
+    page.wait_for_function(f"{VIEW}.tape.entries.length > 40", timeout=60_000)
+    page.click("#gp-pause")
+    page.wait_for_function("!document.body.classList.contains('gp-playing')")
+    page.wait_for_timeout(1500)
+    yield page
+    faults = page.faults, page.evaluate("playground.error")
+    page.context.close()
+    assert faults == ([], None)
+
+
+def wind(page: Page, index: int) -> int:
+    """Drag the timeline to an entry; returns its step."""
+    page.locator("#gp-timeline input").evaluate(
+        "(e, i) => { e.value = i; e.dispatchEvent(new Event('input')); }", index
+    )
+    step = page.evaluate(f"{VIEW}.tape.entries[{index}].step")
+    page.wait_for_function(f"playground.step == {step}")
+    page.wait_for_timeout(1200)  # charts are renewed more seldom
+    return step
+
+
+def test_the_past_shows_other_pictures_numbers_and_curves_and_the_present_comes_back(played):
+    now = played.evaluate(PIXELS)
+    numbers = played.inner_text(".gp-metrics")
+    step = wind(played, 3)
+    assert played.inner_text(".gp-where").startswith(f"step {step:,}")
+    past = played.evaluate(PIXELS)
+    assert past[0] != now[0]
+    assert played.inner_text(".gp-metrics") != numbers
+    played.keyboard.press("Escape")
+    played.wait_for_timeout(1200)
+    assert played.evaluate(PIXELS) == now
+    assert played.inner_text(".gp-metrics") == numbers
+
+
+def test_rewinding_while_it_trains_leaves_training_alone(played):
+    wind(played, 2)
+    played.keyboard.press(" ")
+    played.wait_for_function("document.body.classList.contains('gp-playing')")
+    step = played.evaluate("playground.step")
+    last = f"{VIEW}.tape.entries.at(-1).step"
+    before = played.evaluate(last)
+    played.wait_for_function(f"{last} > {before} + 30")
+    assert played.evaluate("playground.step") == step
+    played.click(".gp-live")
+    played.wait_for_function(f"playground.step > {before}")
+
+
+def test_scrubbing_shows_a_frame_within_50_ms(played):
+    took = played.evaluate(
+        f"""async () => {{
+          const view = {VIEW}, input = document.querySelector('#gp-timeline input'), out = [];
+          for (let i = 0; i < 30; i++) {{
+            const at = (7 * i) % (view.tape.entries.length - 1);
+            const begin = performance.now();
+            input.value = at;
+            input.dispatchEvent(new Event('input'));
+            while (playground.step !== view.tape.entries[at].step) {{
+              await new Promise(r => setTimeout(r, 0));
+            }}
+            out.push(performance.now() - begin);
+            await new Promise(r => setTimeout(r, 60));
+          }}
+          return out;
+        }}"""
+    )
+    assert statistics.median(took) < 50, took
+
+
+def test_a_branch_goes_on_from_the_moment_that_is_shown(played):
+    last = played.evaluate("playground.step")
+    wind(played, 20)
+    kept = played.evaluate(f"{VIEW}.timeline.keptNear({VIEW}.past.step)")
+    assert f"{kept:,}" in played.inner_text(".gp-branch")
+    played.click(".gp-branch")
+    played.wait_for_function(f"playground.step == {kept}")
+    assert kept < last
+    assert played.locator(".gp-marks i").count() == 1
+    assert "Branched" in played.inner_text("#gp-note")
+    played.keyboard.press("ArrowRight")
+    played.wait_for_function(f"playground.step == {kept + 1}")
+
+
+def test_the_tape_stays_small_however_long_the_run(played):
+    sizes = played.evaluate(
+        f"""() => {{
+          const view = {VIEW}, frame = view.tape.entries[0].frame;
+          const size = seconds => {{
+            const tape = PlaygroundTape();
+            for (let i = 0; i * .25 <= seconds; i++) {{
+              tape.add({{...frame, step: i, seconds: i * .25}}, view.blocks);
+            }}
+            const at = tape.entries.map(e => e.seconds);
+            return [tape.entries.length, at.filter(s => s <= 10).length, at.at(-1),
+                    at.filter(s => s > 10 && s < 60).length];
+          }};
+          return [size(600), size(3600)];
+        }}"""
+    )
+    (n10, dense10, last10, early10), (n60, dense60, last60, early60) = sizes
+    assert n10 == n60 <= 420
+    assert dense10 == dense60 == 41 and (last10, last60) == (600, 3600)
+    assert early10 > early60 > 60
+
+
+def test_the_exported_page_opens_offline_and_its_pixels_are_the_live_ones(
+    played, browser, tmp_path
+):
+    with played.expect_download(timeout=60_000) as found:
+        played.click("#gp-share")
+        played.click('[data-name="Export as a web page"]')
+    path = Path(tmp_path / "run.html")
+    found.value.save_as(path)
+    assert path.stat().st_size < 20e6
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    page = context.new_page()
+    asked, faults = [], []
+    page.on("request", lambda r: asked.append(r.url) if not r.url.startswith("data:") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_function("window.view && playground.ready")
+    width = played.evaluate(f"{VIEW}.root.clientWidth")
+    page.evaluate(f"document.getElementById('view').style.width = '{width}px'")
+    for index in (2, 15, 30):
+        step = wind(played, index)
+        there = page.evaluate(f"view.tape.entries.findIndex(e => e.step === {step})")
+        page.evaluate(f"timeline.wind({there})")
+        page.wait_for_function(f"playground.step == {step}")
+        page.wait_for_timeout(800)
+        live, own = played.evaluate(PIXELS), page.evaluate(PIXELS)
+        assert live == own
+        assert len(live) >= 5
+    slider = page.locator(".gp-slider input").first
+    before = page.evaluate(PIXELS)
+    slider.evaluate(
+        "e => { e.value = (+e.min + +e.max) / 3; e.dispatchEvent(new Event('input')); }"
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate(PIXELS) != before
+    page.evaluate("timeline.wind(0)")
+    page.keyboard.press(" ")
+    page.wait_for_function("timeline.index() > 3")
+    assert asked == [path.as_uri()]
+    assert faults == []
+    context.close()
+
+
+def test_a_film_is_a_film(played, tmp_path):
+    with played.expect_download(timeout=180_000) as found:
+        played.click("#gp-share")
+        played.click('[data-name="Record a film"]')
+    path = Path(tmp_path / "run.webm")
+    found.value.save_as(path)
+    assert path.read_bytes()[:4] == bytes.fromhex("1a45dfa3")  # EBML
+    played.evaluate(
+        """async base64 => {
+          const video = document.createElement('video');
+          video.src = 'data:video/webm;base64,' + base64;
+          video.muted = true;
+          await video.play();
+          await new Promise(r => setTimeout(r, 1200));
+          window.filmed = [video.videoWidth, video.currentTime];
+        }""",
+        __import__("base64").b64encode(path.read_bytes()).decode(),
+    )
+    width, time = played.evaluate("window.filmed")
+    assert width > 300 and time > 0.5
+
+
+def test_python_a_file_and_back(played, tmp_path):
+    address = played.evaluate("location.hash")
+    played.click("#gp-share")
+    played.click('[data-name="Copy as Python"]')
+    code = played.locator(".gp-dialog textarea").input_value()
+    assert code.startswith("from engines import Experiment")
+    played.keyboard.press("Escape")
+    with played.expect_download() as found:
+        played.click("#gp-share")
+        played.click('[data-name="Save experiment"]')
+    path = Path(tmp_path / "experiment.json")
+    found.value.save_as(path)
+    saved = Experiment.from_json(path.read_text())
+    assert repr(dict(saved.knobs)) in code
+    played.keyboard.press("n")
+    played.wait_for_function(f"location.hash != {json.dumps(address)}")
+    played.set_input_files(".gp-share input[type=file]", path)
+    played.wait_for_function(f"location.hash == {json.dumps(address)}")
+    hostile = Path(tmp_path / "hostile.json")
+    hostile.write_text('{"version": 1, "dataset": "<b>", "engine": "flow"}')
+    played.set_input_files(".gp-share input[type=file]", hostile)
+    played.wait_for_function("document.querySelector('#gp-note').innerText.includes('<b>')")
+    assert played.evaluate("location.hash") == address
+
+
+def test_the_link_is_copied(server, browser):
+    page = open_page(browser, server.url)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#gp-share")
+    page.click('[data-name="Copy link"]')
+    page.wait_for_selector(".gp-toast.shown")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert "#e=" in page.url
+    page.context.close()
+
+
+def test_a_double_click_fills_the_screen_and_escape_leaves_it(played):
+    plot = played.locator(".gp-panel .gp-plot").first
+    plot.dblclick()
+    played.wait_for_selector(".gp-view.gp-filled")
+    played.wait_for_timeout(300)
+    box = plot.bounding_box()
+    assert box["height"] > 700 and box["width"] > 1100
+    played.keyboard.press("Escape")
+    played.wait_for_selector(".gp-view:not(.gp-filled)")
+    played.wait_for_timeout(300)
+    assert plot.bounding_box()["height"] < 500
+
+
+def test_lecture_mode_folds_the_controls(played):
+    played.keyboard.press("l")
+    assert not played.locator("#gp-left").is_visible()
+    assert not played.locator("#gp-knob-card").is_visible()
+    assert played.locator(".gp-metrics").is_visible()
+    played.keyboard.press("l")
+    assert played.locator("#gp-left").is_visible()
