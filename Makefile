@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  && { command -v $$p; break; }; done)
 
-.PHONY: run test check bench docs lint clean
+.PHONY: run test check bench docs clips lint clean
 
 run: $(VENV)/.run
 	$(PY) app.py
@@ -57,3 +57,6 @@ clean:
 
 docs: $(VENV)/.run
 	$(PY) -m app.docs
+
+clips: $(VENV)/.run
+	$(PY) -m app.clips

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import own, thumbs
+from app import home, own, thumbs
 from app.controls import ASSETS, Controls
 from app.editor import DataEditor
 from app.menu import ShareMenu, answer
@@ -67,6 +67,9 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 js_on_load=None,
             )
             with gr.Tabs(elem_id="gp-tabs", selected=first) as tabs:
+                with gr.Tab(home.TAB, id=home.TAB):
+                    gr.HTML('<p class="gp-unseen">What a generative model is, a map of the '
+                            "families, and what to try first.</p>", js_on_load=None)  # fmt: skip
                 for family, engines in tabs_by_family.items():
                     with gr.Tab(family, id=family):
                         kind = ENGINES[engines[0]]
@@ -79,6 +82,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         '<button type="button" id="gp-theme" title="Light or dark" '
                         'aria-label="Light or dark">◐</button>', elem_id="gp-switches",
                         js_on_load=None)  # fmt: skip
+            gr.HTML(home.html(), elem_id="gp-home", js_on_load=None)
             with gr.Column(elem_id="gp-left"):
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML("<h4>Data</h4>", js_on_load=None)
@@ -166,9 +170,14 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             return session
 
         def at_load(text: str, request: gr.Request) -> list[Any]:
-            return open_address(visitors.of(request.session_hash), text)
+            values = open_address(visitors.of(request.session_hash), text)
+            if text == home.HASH:
+                values[everything.index(tabs)] = gr.Tabs(selected=home.TAB)
+            return values
 
         def on_tab(text: str, event: gr.SelectData, request: gr.Request) -> list[Any]:
+            if event.value == home.TAB:  # no family: the run stays as it is
+                return [gr.skip()] * len(everything)
             return handler(Session.choose_family)(arrive(request, text), event.value)
 
         def on_data(name: str, text: str, request: gr.Request) -> list[Any]:
@@ -330,7 +339,8 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": style + thumbs.css("#gp-data"),
-        "head": f"<script>window.playgroundData = {about}</script><script>{page}</script>",
+        "head": home.head()
+        + f"<script>window.playgroundData = {about}</script><script>{page}</script>",
         "ssr_mode": False,
         "run_history": False,
         "max_threads": 2 * VISITORS,

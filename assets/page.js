@@ -5,7 +5,7 @@
 
   // ---- keyboard: space plays and pauses, → steps, R resets, N takes a new seed
   document.addEventListener('keydown', event => {
-    if (event.repeat) return;
+    if (event.repeat || document.body.classList.contains('gp-at-home')) return;
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) {
       if (!((event.ctrlKey || event.metaKey) && event.key === 'z' && !typing(event.target))) return;
       event.preventDefault();

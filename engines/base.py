@@ -20,6 +20,15 @@ from engines.marks import Metric, Panel
 
 ENGINES: dict[str, type[Engine]] = {}
 
+# what can be said of the model's density q(x), after Goodfellow 2016, "NIPS 2016 tutorial:
+# generative adversarial networks", figure 9
+DensityKind = Literal["tractable", "approximate", "implicit"]
+# what tells the model which way to change
+Principle = Literal[
+    "maximum likelihood", "variational bound", "adversarial", "noise contrast",
+    "score matching", "velocity matching",
+]  # fmt: skip
+
 
 class Engine(Knobbed):
     """One model under training on one pool of data.
@@ -45,6 +54,12 @@ class Engine(Knobbed):
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     # what log_prob is: "exact", "bound", or None for models without a density
     density: ClassVar[Literal["exact", "bound"] | None] = None
+    # its place on the map of families; None is read off `density`
+    density_kind: ClassVar[DensityKind | None] = None
+    principle: ClassVar[Principle | None] = None
+    # the recorded clip on the home page: steps until the picture has settled, changed knobs
+    clip_steps: ClassVar[int] = 1500
+    clip_knobs: ClassVar[Mapping[str, Any]] = {}
     # whether the first loss is a cross-entropy in nats, comparable to the data's entropy
     loss_is_nll: ClassVar[bool] = False
     loss_label: ClassVar[str] = "loss"

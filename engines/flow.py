@@ -224,6 +224,8 @@ class Flow(Engine):
         "One hidden layer of 16": {"hidden": 1, "width": 16},
     }
     density = "exact"
+    density_kind = "tractable"
+    principle = "maximum likelihood"
     loss_is_nll = True
     loss_label = "−log q(x), nats"
 

@@ -125,6 +125,9 @@ class GAN(Engine):
         "chase each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
+    density_kind = "implicit"
+    principle = "adversarial"
+    clip_steps = 3000
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Minimax loss": {"loss": "minimax"},
         "Without the R1 penalty": {"r1": 0.0},

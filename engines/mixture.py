@@ -294,6 +294,9 @@ class Mixture(Engine):
         "a higher floor": {"floor": 0.01},
     }
     density = "exact"
+    density_kind = "tractable"
+    principle = "maximum likelihood"
+    clip_steps, clip_knobs = 120, {"init": "one spot"}  # well begun, EM is done in four steps
     loss_is_nll = True
     loss_label = "−log q(x), nats"
     if_diverged = "Try a smaller learning rate, or a larger covariance floor."
