@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import re
@@ -72,7 +73,7 @@ def test_their_order():
     assert [p.name for p in found] != NAMES and sorted(p.name for p in found) == NAMES
     tabs = list(dict.fromkeys(p.engine.family for p in found))
     assert tabs == [family for family in families() if family in tabs]
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         if before.role == "break":
             assert (after.name, after.role, after.pair) == (before.pair, "mend", before.name)
 
