@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from app.share import to_hash
 from engines import ENGINES, BadInput, Engine, Experiment, Run
 from engines.knobs import shown
@@ -34,9 +36,9 @@ class Promise:
     """What will be seen of one number: {metric, op, value, within_steps}.
 
     It is kept by the first measurement of the metric that is below (<) or above (>) the
-    value. The first measurement at or after `within_steps` is the last that counts; a
-    stream measures about once a second, so it may come some steps later. With `still`, for
-    what must not have gone away by then, that measurement is the only one that counts.
+    value. The first measurement at or after `within_steps` is the last that counts: frames
+    come between many steps, so it may be a few steps late. With `still`, for what must not
+    have gone away by then, that measurement is the only one that counts.
 
     Args:
         metric: the name of a Metric, or "loss:" and the name of a training loss.
@@ -86,14 +88,24 @@ class Promise:
         return None
 
     def see(self, run: Run) -> bool | None:
-        """`check` on the newest measurement that a run has made of it."""
+        """`check` on the newest measurement that a run has made of it by itself."""
+        if self.metric.startswith(LOSS):
+            return self.check(run.step, self.measure(run))
+        return self.kept(run.lanes[self.lane].metrics.values())
+
+    def measure(self, run: Run) -> dict[str, float]:
+        """The metric as it is now, by name; {} when the run has no such number.
+
+        Like all looking it never changes training. It may take tenths of a second.
+        """
         lane = run.lanes[self.lane]
-        if not self.metric.startswith(LOSS):
-            return self.kept(lane.metrics.values())
-        track = lane.tracks.get(self.metric.removeprefix(LOSS))
-        if track is None or not track.values:
-            return None
-        return self.check(run.step, {self.metric: track.values[-1]})
+        if self.metric.startswith(LOSS):
+            track = lane.tracks.get(self.metric.removeprefix(LOSS))
+            return {self.metric: track.values[-1]} if track and track.values else {}
+        sources = [probe.compute for probe in lane.probes if self.metric in probe.names]
+        with torch.no_grad(), lane.engine.still(stream=1):
+            found = [m for compute in sources or [lane.engine.metrics] for m in compute()]
+        return {metric.name: metric.value for metric in found if metric.name == self.metric}
 
     def words(self) -> str:
         """'KL(p‖q) below 0.05 nats within 400 steps'."""
@@ -115,7 +127,9 @@ class Promise:
 class Watch:
     """Whether the promise of the preset that a run was opened with has come true.
 
-    One for each Run that is opened. `see` is cheap, and is called after every frame.
+    One for each Run that is opened. `see` is called after every frame, by whoever drives
+    the run. It reads what the frame has measured; only at the end, once, it measures for
+    itself, since a stream may not get round to a costly metric for many seconds.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -127,7 +141,10 @@ class Watch:
             self.kept = None
         self._step = run.step
         if self.kept is None and self.preset.matches(run.experiment):
-            self.kept = self.preset.promise.see(run)
+            promise = self.preset.promise
+            self.kept = promise.see(run)
+            if self.kept is None and run.step >= promise.within_steps and not run.diverged:
+                self.kept = promise.check(run.step, promise.measure(run))
         return self.kept
 
 
