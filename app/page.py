@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import home, own, thumbs
+from app import api, home, own, thumbs
 from app.controls import ASSETS, Controls
 from app.editor import DataEditor
 from app.menu import ShareMenu, answer
@@ -59,7 +59,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
     tabs_by_family = families()
     first = ENGINES[Session.START[1]].family
 
-    with gr.Blocks(title="Generative Playground", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(
+        title="Generative Playground", analytics_enabled=False, fill_width=True,
+        delete_cache=(600, 3600),  # seconds: files that the API handed out, or was sent
+    ) as demo:  # fmt: skip
         with gr.Column(elem_id="gp-app"):
             gr.HTML(
                 '<h1 class="gp-logo">Generative<em>Playground</em></h1>',
@@ -310,6 +313,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         undo.click(on_undo, address, everything, js=HASH_JS, **QUIET)
         speed.input(on_speed, speed, None, **QUIET)
         demo.unload(on_leave)
+        api.register(visitors)
 
     demo.visitors = visitors
     return demo.queue(default_concurrency_limit=VISITORS, max_size=4 * VISITORS)
@@ -344,6 +348,7 @@ def launch_options() -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "max_threads": 2 * VISITORS,
+        "state_session_capacity": 512,  # Gradio keeps each caller's last answers
         "show_error": False,
         "footer_links": [],
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from engines.experiment import MAX_SEED
 from engines.knobs import shown
 
 MAX_SESSIONS = 256
+IDLE = 1800.0  # seconds that a session without a page is kept for its next request
 UNDO = 10  # changes that can be taken back
 MAX_STEPS = 100_000
 
@@ -33,9 +35,14 @@ class Session:
     START = ("ring8soft", "flow")  # what an address without an experiment opens
 
     def __init__(
-        self, device: str | None = None, fps: float = 20.0, crowd: Crowd | None = None
+        self,
+        device: str | None = None,
+        fps: float = 20.0,
+        crowd: Crowd | None = None,
+        pictures: bool = True,
     ) -> None:
-        self.worker = Worker(device, fps, crowd)
+        self.worker = Worker(device, fps, crowd, pictures)
+        self.used = time.monotonic()  # the last request
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()
         self._parked: dict[str, tuple[Experiment, bytes]] = {}  # by family
@@ -75,6 +82,11 @@ class Session:
             "hash": address if len(address) <= MAX_HASH else "",
         }
         self.worker.post(extra={"about": about, "run": self._opened}, message=message)
+
+    @property
+    def opens(self) -> int:
+        """How many experiments were opened so far."""
+        return self._opened
 
     @property
     def opened(self) -> bool:
@@ -334,6 +346,33 @@ class Session:
         if not self.stale("play", turn):
             self.worker.stop()
 
+    def train(self, steps: int, seconds: float) -> Iterator[dict[str, Any]]:
+        """Train without pictures and yield where the run stands (app/answers.py)."""
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+            raise BadInput(f"Between 1 and {MAX_STEPS:,} steps can be taken; got {shown(steps)}.")
+        self.show()
+        yield from self.worker.train(steps, seconds)
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """A question that the run answers between two steps (app/answers.py)."""
+        self.show()
+        return self.worker.ask(what, **arguments)
+
+    def restore(self, saved: bytes) -> None:
+        """Take over a checkpoint, with the experiment in it; Undo goes back."""
+        self.show()
+        with self._lock:
+            self._remember()
+            try:
+                found = self.worker.ask("restore", saved=saved)
+            except BadInput:
+                self.worker.saves.pop(self._undo.pop()[1], None)
+                raise
+            self.experiment = Experiment.from_dict(found)
+            self._chosen[self.family] = self.experiment.engine
+            self._opened += 1
+            self._tell()
+
     def set_speed(self, speed: str) -> None:
         if speed not in SPEEDS:
             raise BadInput(f"Speed must be one of {', '.join(SPEEDS)}; got {shown(speed)}.")
@@ -392,19 +431,29 @@ class Visitors:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def of(self, key: str) -> Session:
-        """The visitor's session, opened at the first call."""
+    def of(self, key: str, pictures: bool = True) -> Session:
+        """The visitor's session, opened at the first call. pictures: False for no page."""
         with self._lock:
             if key not in self._sessions:
                 self._make_room()
-                self._sessions[key] = Session(self._device, self._fps, self._crowd)
-            return self._sessions[key]
+                self._sessions[key] = Session(self._device, self._fps, self._crowd, pictures)
+            session = self._sessions[key]
+            session.used = time.monotonic()
+            return session
 
     def _make_room(self) -> None:
-        """Let go of the oldest sessions that rest, once there are far too many."""
+        """Let go of sessions that rest: those without a page once nobody has asked anything
+        of them for long, and the oldest once there are far too many."""
+        now = time.monotonic()
         idle = [k for k, session in self._sessions.items() if not session.worker.streaming]
-        for key in idle[: max(0, len(self._sessions) + 1 - MAX_SESSIONS)]:
-            self._sessions.pop(key).close()
+        # a page says when it is closed; a program may not
+        idle.sort(key=lambda k: self._sessions[k].worker.pictures)
+        most = max(0, len(self._sessions) + 1 - MAX_SESSIONS)
+        for place, key in enumerate(idle):
+            session = self._sessions[key]
+            late = not session.worker.pictures and now - session.used > IDLE
+            if late or place < most:
+                self._sessions.pop(key).close()
 
     def get(self, key: str) -> Session | None:
         """The visitor's session if there is one."""

@@ -8,6 +8,7 @@ run can live in this process, in another one, or on another machine.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from app.answers import ANSWERS, numbers
 from app.pack import Known, pack
 from app.timeline import DENSE, Moment, Timeline
 from engines import BadInput, Diverged, Experiment, Run
@@ -31,6 +33,8 @@ WINDOW = 10  # frames that may be under way unpainted: the queue itself has no b
 CHECKPOINT_EVERY = 2.0  # seconds; twice as often while the beginning is kept densely
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
 MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
+PATIENCE = 60.0  # seconds that a question waits for its answer
+UNREAD = 200  # numbers that nobody took: whoever asked for them is gone
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
 
@@ -65,9 +69,14 @@ class Worker:
     """Drives one Run. All methods may be called from any thread."""
 
     def __init__(
-        self, device: str | None = None, fps: float = 20.0, crowd: Crowd | None = None
+        self,
+        device: str | None = None,
+        fps: float = 20.0,
+        crowd: Crowd | None = None,
+        pictures: bool = True,
     ) -> None:
         self.device, self.fps, self.crowd = device, fps, crowd or Crowd()
+        self.pictures = pictures  # False: nobody looks, so `redraw` only reads the mail
         self.run: Run | None = None
         self.extra: dict[str, Any] = {}
         # a plain Lock: a generator may be resumed and closed from different threads
@@ -83,6 +92,8 @@ class Worker:
         self._speed: Speed = "normal"
         self._message = ""
         self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
+        self._questions = itertools.count()
+        self._answers: dict[int, queue.SimpleQueue] = {}  # by the number of their question
         self._ticks: list[tuple[int, float]] = []
         self._played, self._was_playing, self._steps_seen = 0.0, False, 0
         self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
@@ -97,7 +108,7 @@ class Worker:
         restore: checkpoint · set: (name, value) · act: (name, args) ·
         restart: seed or None · branch: go on from the kept moment nearest to this step ·
         speed · message: a sentence to show · extra: what every frame carries along · save:
-        keep a checkpoint under this number in `saves`, before what follows.
+        keep a checkpoint under this number in `saves`, before what follows · ask: see `ask`.
         """
         self._mail.append(message)
         self._wake.set()
@@ -143,7 +154,9 @@ class Worker:
             return None
         try:
             self._read_mail()
-            return None if self.run is None else self._frame(fresh=True, measure=measure)
+            if self.run is None or not self.pictures:
+                return None
+            return self._frame(fresh=True, measure=measure)
         finally:
             self._driver.release()
 
@@ -155,6 +168,49 @@ class Worker:
             return self.run.checkpoint()
         finally:
             self._driver.release()
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """One of app/answers.py, worked out between two steps: plain JSON, or bytes.
+
+        Raises BadInput where the run refuses, and goes on as it was.
+        """
+        name, box = next(self._questions), queue.SimpleQueue()
+        self._answers[name] = box
+        self.post(ask=(name, what, arguments))
+        until = time.monotonic() + PATIENCE
+        try:
+            while time.monotonic() < until:
+                # whoever drives the run reads the mail: a stream, or else we ourselves
+                if self._driver.acquire(timeout=0.02):
+                    try:
+                        self._read_mail()
+                    finally:
+                        self._driver.release()
+                with contextlib.suppress(queue.Empty):
+                    answer, refused = box.get(timeout=0.02)
+                    if refused is not None:
+                        raise BadInput(refused)
+                    return answer
+        finally:
+            del self._answers[name]
+        raise BadInput("The run was too busy to answer; try again.")
+
+    def train(self, steps: int, seconds: float, every: float = 0.25) -> Iterator[dict[str, Any]]:
+        """Train without pictures; yields `numbers` every so many seconds, and fresh ones last.
+
+        It ends after so many steps or seconds, when stopped, or when nobody reads on.
+        """
+        self.stop()
+        ready, left = queue.SimpleQueue(), threading.Event()
+        task = (steps, seconds, every, ready, left)
+        threading.Thread(target=self._count, args=task, daemon=True).start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, str):
+                    raise BadInput(item)
+                yield item
+        finally:
+            left.set()
 
     def stream(self, steps: int | None = None) -> Iterator[Item]:
         """Train, and yield (frame, checkpoint or None) until stopped or `steps` are done.
@@ -197,6 +253,51 @@ class Worker:
             with contextlib.suppress(Exception):
                 ready.put((self._frame(fresh=False, measure=False), None))
         finally:
+            ready.put(None)
+
+    def _count(
+        self,
+        steps: int,
+        seconds: float,
+        every: float,
+        ready: queue.SimpleQueue,
+        left: threading.Event,
+    ) -> None:
+        # the thread holds the run, not the generator: one that is never closed holds nothing
+        if not self._driver.acquire(timeout=10.0):
+            ready.put("The run was too busy to train; try again.")
+            return
+        try:
+            self._stopping, self._message = False, ""
+            end, done = time.monotonic() + seconds, 0
+            with self.crowd.member():
+                self._read_mail()
+                while not self._stopping and self.run is not None and done < steps:
+                    until = time.perf_counter() + every
+                    while done < steps and (rest := until - time.perf_counter()) > 0:
+                        slice_ = min(rest, 0.05)  # so that a question waits no longer
+                        begin = time.perf_counter()
+                        done += self._advance(begin + slice_, self.crowd.share, steps - done)
+                        self._read_mail()
+                        if self._stopping or left.is_set():
+                            break
+                        if self.crowd.share < 1 and done < steps:
+                            time.sleep(max(0.0, begin + slice_ - time.perf_counter()))
+                    gone = left.is_set() or ready.qsize() > UNREAD
+                    if self.run.diverged or time.monotonic() > end or gone:
+                        break
+                    if done < steps:
+                        ready.put(numbers(self.run))
+                self._stopping = True  # a change waits for the end, as in a stream
+                self._read_mail()
+                if self.run is not None and not left.is_set():
+                    ready.put(numbers(self.run, fresh=True))
+        except Exception:
+            log.exception("a run failed")
+            ready.put("Something went wrong in this run; reset begins it again.")
+        finally:
+            self._stopping = False
+            self._driver.release()
             ready.put(None)
 
     def _train(self, steps: int | None) -> Iterator[Item]:
@@ -337,6 +438,22 @@ class Worker:
         name, arguments = what
         self.run.act(name, **arguments)
 
+    def _ask(self, question: tuple[int, str, dict[str, Any]]) -> None:
+        """Answer, or say in one sentence why not; it is the asker's, not the page's."""
+        name, what, arguments = question
+        answer, refused = None, None
+        try:
+            if self.run is None:
+                raise BadInput("There is no run yet; start one.")
+            answer = ANSWERS[what](self.run, **arguments)
+        except (BadInput, Diverged) as error:
+            refused = str(error)
+        except Exception:
+            log.exception("a question could not be answered: %s", what)
+            refused = "Something went wrong there; the run goes on as it was."
+        if (box := self._answers.get(name)) is not None:  # else nobody waits any longer
+            box.put((answer, refused))
+
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
         self._begin_tape()
@@ -381,6 +498,7 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "act": Worker._act,
     "restart": Worker._restart,
     "branch": Worker._branch,
+    "ask": Worker._ask,
     "save": Worker._save,
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),

@@ -326,6 +326,24 @@ class Run:
 
     # ------------------------------------------------------------ frames
 
+    def measure(self, fresh: bool = True) -> list[Metric]:
+        """The metrics of all lanes, without pictures.
+
+        fresh: work out every one now. Otherwise each at most at its own rate, within a share
+        of the wall time. A run that has diverged keeps the numbers it had.
+        """
+        self._flush()
+        self._check()
+        if not self.diverged:
+            with torch.no_grad():
+                self._measure(fresh)
+        return [m for lane in self.lanes for m in lane.metrics.values()]
+
+    def _check(self) -> None:
+        # a step may ruin the weights while its own loss was still finite
+        if not self.diverged and not all(lane.engine.finite() for lane in self.lanes):
+            self._diverge("a weight is not a finite number")
+
     def frame(
         self, fresh: bool = True, hidden: Collection[str] = (), measure: bool = True
     ) -> Frame:
@@ -339,9 +357,7 @@ class Run:
         """
         self._flush()
         self.budgeted = 0.0
-        # a step may ruin the weights while its own loss was still finite
-        if not self.diverged and not all(lane.engine.finite() for lane in self.lanes):
-            self._diverge("a weight is not a finite number")
+        self._check()
         if self.diverged and self._last_frame is not None:
             self._last_frame.note = self.diverged
             return self._last_frame

@@ -1,0 +1,513 @@
+"""Ten thousand experiments from hostile and half-right hands.
+
+Whatever arrives, by address, JSON, the page's events, the API or an upload, ends in an
+Experiment whose run takes a step, or in BadInput with one clear sentence; and the run that
+was there goes on as if nothing had been said. `pytest tests/test_fuzz.py -m slow -s` prints how
+many examples were truly run.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import re
+import zlib
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.api import endpoints
+from app.session import Session, Visitors
+from app.share import KEY, from_hash, to_hash
+from engines import DATASETS, ENGINES, BadInput, Experiment
+
+QUICK = {"address": 100, "json": 100, "session": 50, "api": 50, "upload": 30}
+FULL = {"address": 3500, "json": 3500, "session": 1500, "api": 1500, "upload": 1000}
+assert sum(FULL.values()) - FULL["upload"] == 10_000
+RAN, TOLD = Counter(), Counter()  # examples by kind; what became of them
+ONE_IN = 37  # accepted experiments of which one is trained for a step
+
+both = pytest.mark.parametrize(
+    "size", [QUICK, pytest.param(FULL, marks=pytest.mark.slow)], ids=["quick", "full"]
+)
+
+
+def fuzz(kind: str, size: dict[str, int], check: Any, *strategies: Any) -> None:
+    """Run `check` on so many examples, the same ones every time."""
+    RAN[kind] = 0
+
+    @settings(
+        max_examples=size[kind], derandomize=True, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+    )  # fmt: skip
+    @given(st.tuples(*strategies))
+    def body(arguments: tuple) -> None:
+        RAN[kind] += 1
+        check(*arguments)
+
+    body()
+    print(f"\n{kind}: {RAN[kind]:,} examples; so far {dict(TOLD)}")
+    assert RAN[kind] >= size[kind]
+
+
+def clear(sentence: str) -> None:
+    """One sentence that may be shown to anybody."""
+    assert sentence.endswith("."), sentence
+    assert len(sentence) <= 300, sentence
+    assert "\n" not in sentence and "\r" not in sentence
+    assert "Traceback" not in sentence and "Something went wrong" not in sentence, sentence
+    assert not re.search(r"\bat 0x[0-9a-fA-F]+|<class |<function ", sentence), sentence
+    sentence.encode()  # half a surrogate pair could not be sent
+
+
+# ---------------------------------------------------------------- what arrives
+
+TEXTS = ["", " ", "\0", "\n", "é", "𝒳", "\u202e", "<b>", "'; --", "NaN", "Infinity", "None", "true",
+         "../..", "{}", "%s%n", "\ud800", "__class__", "-1", "1e9", "x" * 5000]  # fmt: skip
+NUMBERS = [0, 1, -1, 2, 10, 255, 1000, 2**31 - 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**70), 10**400,
+           0.0, -0.0, 0.5, 1e-300, 5e-324, 1e308, -1e308, 1.0000001, float("nan"), float("inf"),
+           -float("inf")]  # fmt: skip
+
+
+def nested(depth: int, kind: type) -> Any:
+    out: Any = 1
+    for _ in range(depth):
+        out = [out] if kind is list else {"a": out}
+    return out
+
+
+plain = (
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.integers() | st.floats()
+    | st.sampled_from(TEXTS) | st.text(max_size=12)
+    | st.sampled_from([*ENGINES, *DATASETS, "points"])
+)  # fmt: skip
+anything = st.recursive(
+    plain,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=6) | st.sampled_from(["path", "meta", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+) | st.builds(nested, st.sampled_from([1, 30, 900, 3000]), st.sampled_from([list, dict]))
+
+
+def inside(entry: Any) -> st.SearchStrategy:
+    """Values that fit a knob, and its two ends."""
+    if entry.kind == "bool":
+        return st.booleans()
+    if entry.kind == "choice":
+        return st.sampled_from(entry.choices)
+    ends = st.sampled_from([entry.low, entry.high, entry.default])
+    if entry.kind == "int":
+        return ends.map(int) | st.integers(int(entry.low), int(entry.high))
+    return ends | st.floats(entry.low, entry.high)
+
+
+@st.composite
+def whole(draw: Any) -> dict[str, Any]:
+    """An experiment that fits, as JSON."""
+    engine = draw(st.sampled_from(list(ENGINES)))
+    knobs = ENGINES[engine].knobs
+    chosen = draw(st.lists(st.sampled_from(list(knobs)), max_size=3, unique=True))
+    out: dict[str, Any] = {
+        "version": 1, "engine": engine, "seed": draw(st.integers(0, 2**31 - 1)),
+        "knobs": {name: draw(inside(knobs[name])) for name in chosen}, "beside": [],
+    }  # fmt: skip
+    if draw(st.integers(0, 9)) == 0:
+        n = draw(st.sampled_from([19, 20, 25, 200]))
+        out["dataset"] = "points"
+        out["points"] = [[(i * 37 % 101) / 10, (i * 61 % 97) / 10] for i in range(n)]
+    else:
+        out["dataset"] = draw(st.sampled_from(list(DATASETS)))
+        options = DATASETS[out["dataset"]].knobs
+        out["options"] = {name: draw(inside(entry)) for name, entry in options.items()}
+    if draw(st.integers(0, 5)) == 0:
+        name = draw(st.sampled_from(list(knobs)))
+        out["beside"] = [{name: draw(inside(knobs[name]))}]
+    return out
+
+
+def spots(value: Any, path: tuple = ()) -> list[tuple]:
+    """The places within a JSON value, at most five of a list and six deep."""
+    out = [path]
+    if len(path) >= 6:
+        return out
+    if isinstance(value, dict):
+        for key in value:
+            out += spots(value[key], (*path, key))
+    elif isinstance(value, list):
+        for index in range(min(5, len(value))):
+            out += spots(value[index], (*path, index))
+    return out
+
+
+@st.composite
+def half_right(draw: Any) -> Any:
+    """An experiment that fits, with up to three things wrong with it."""
+    out = draw(whole())
+    for _ in range(draw(st.integers(0, 3))):
+        path = draw(st.sampled_from(spots(out)))
+        if not path:
+            if isinstance(out, dict):
+                key = draw(
+                    st.sampled_from(["source", "source_options", "extra", "points", "version", ""])
+                    | st.text(max_size=5)
+                )
+                out[key] = draw(anything)
+            continue
+        holder = out
+        for key in path[:-1]:
+            holder = holder[key]
+        what = draw(st.sampled_from(["put", "put", "drop", "wrap", "again"]))
+        if what == "put":
+            holder[path[-1]] = draw(anything)
+        elif what == "drop":
+            del holder[path[-1]]
+        elif what == "wrap":
+            holder[path[-1]] = [holder[path[-1]]]
+        elif isinstance(holder, dict):
+            holder[draw(st.text(max_size=5))] = holder[path[-1]]
+        else:
+            holder.extend(holder[:50])
+    return out
+
+
+SNIPPETS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "[" * 20_000, '{"a":' * 20_000, "null",
+            "true", '"', "\\", "\\ud800", "\0", "\ufeff", ",", "}", "]", '"engine":', "/*", "0x1"]  # fmt: skip
+
+
+def cut(text: str, edits: list[tuple[float, str, str]]) -> str:
+    """Edits at places between 0 and 1: insert, drop, repeat, end here."""
+    for where, what, snippet in edits:
+        at = int(where * len(text))
+        if what == "insert":
+            text = text[:at] + snippet + text[at:]
+        elif what == "drop":
+            text = text[:at] + text[at + 1 + len(snippet) % 7 :]
+        elif what == "repeat":
+            text = text[:at] + text[max(0, at - 20) :]
+        else:
+            text = text[:at]
+    return text
+
+
+edits = st.lists(
+    st.tuples(
+        st.floats(0, 1), st.sampled_from(["insert", "insert", "drop", "repeat", "end"]),
+        st.sampled_from(SNIPPETS) | st.text(max_size=3),
+    ),
+    max_size=2,
+)  # fmt: skip
+
+
+def dumped(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "[" * 50_000
+
+
+texts = st.builds(cut, half_right().map(dumped), edits)
+
+
+def hashed(content: bytes, level: int = 6) -> str:
+    code = base64.urlsafe_b64encode(zlib.compress(content, level)).decode()
+    return "#" + KEY + code.rstrip("=")
+
+
+BOMBS = [b" " * 30_000_000, b"[" * 7_000_000, b"0" * 8_000_000, zlib.compress(b"\0" * 9_000_000),
+         b'{"version":1,"points":[' + b"[1,2]," * 1_000_000]  # fmt: skip
+BOMBS = [hashed(bomb, 9) for bomb in BOMBS]
+addresses = (
+    st.builds(lambda text: hashed(text.encode("utf-8", "surrogatepass")), texts)
+    | st.builds(cut, whole().map(lambda v: "#" + to_hash(built(v)) if built(v) else "#e="), edits)
+    | st.binary(max_size=300).map(hashed)
+    | st.binary(max_size=300).map(lambda b: "#e=" + base64.b64encode(b).decode())
+    | st.text(max_size=60).map(lambda t: "e=" + t)
+    | st.sampled_from(BOMBS)
+    | st.text(max_size=60)
+)
+
+
+def built(value: Any) -> Experiment | None:
+    try:
+        return Experiment.from_dict(value)
+    except BadInput:
+        return None
+
+
+# ---------------------------------------------------------------- address and JSON
+
+
+def accepted(found: Experiment) -> None:
+    """It is one, it survives the journey, and now and then its run takes a step."""
+    assert isinstance(found, Experiment)
+    text = found.to_json()
+    assert Experiment.from_json(text).to_json() == text
+    TOLD["accepted"] += 1
+    if zlib.crc32(text.encode()) % ONE_IN == 0:
+        run = found.start("cpu")
+        run.advance()
+        assert run.step == 1
+        assert all(torch.isfinite(x).all() for x in run.lanes[0].pending[0][1].values())
+        TOLD["trained"] += 1
+
+
+def told(error: BadInput) -> None:
+    clear(str(error))
+    TOLD["refused"] += 1
+
+
+@both
+def test_addresses(size):
+    def check(text: str) -> None:
+        try:
+            found = from_hash(text)
+        except BadInput as error:
+            return told(error)
+        if found is None:
+            TOLD["no experiment"] += 1
+        else:
+            accepted(found)
+
+    fuzz("address", size, check, addresses)
+
+
+@both
+def test_json(size):
+    def check(value: Any, as_text: bool) -> None:
+        try:
+            if as_text or isinstance(value, str):
+                found = Experiment.from_json(value)
+            else:
+                found = Experiment.from_dict(value)
+        except BadInput as error:
+            return told(error)
+        accepted(found)
+
+    fuzz("json", size, check, texts | half_right() | anything, st.booleans())
+
+
+# ---------------------------------------------------------------- a run that is there
+
+
+class Resting:
+    """A session whose run rests at step 2, and what it was; remade once it was changed."""
+
+    HOME = Experiment("ring8soft", "mixture", knobs={"fit": "gradient", "batch": 32})
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.home()
+
+    @property
+    def run(self) -> Any:
+        return self.session.worker.run
+
+    def home(self) -> None:
+        self.session.open(self.HOME)
+        for _ in range(2):
+            self.run.advance()
+        self.note()
+
+    def note(self) -> None:
+        tensors, _ = self.run.engine.state()
+        self.before = (self.run, self.run.step, tensors, self.session.experiment)
+
+    def unharmed(self, step: bool) -> None:
+        """The same run at the same step with the same weights; and it can take one."""
+        run, at, tensors, experiment = self.before
+        now, _ = self.run.engine.state()
+        assert self.run is run and run.step == at and self.session.experiment == experiment
+        assert now.keys() == tensors.keys()
+        assert all(torch.equal(now[k], tensors[k]) for k in now if "view" not in k)
+        if step:
+            self.run.advance()
+            assert self.run.step == at + 1
+            self.note()
+
+    def changed(self) -> None:
+        """Something was accepted: what is there now is a run that takes a step."""
+        assert self.run.experiment == self.session.experiment
+        step = self.run.step
+        self.run.advance()
+        assert self.run.step == step + 1
+        if self.run.experiment != self.HOME or self.run.step > 50:
+            self.home()
+        else:
+            self.note()
+
+
+names = st.sampled_from([*Resting.HOME.knobs, *ENGINES["flow"].knobs, "radius", "noise"]) | anything
+somewhere = st.one_of(anything, *[inside(e) for e in ENGINES["mixture"].knobs.values()])
+METHODS: dict[str, tuple[st.SearchStrategy, ...]] = {
+    "set": (names, somewhere, anything),
+    "set_option": (names, somewhere, anything),
+    "set_beside": (st.lists(anything | st.sampled_from(list(ENGINES["mixture"].compare) or [""]),
+                            max_size=3) | anything,),
+    "set_seed": (anything,),
+    "set_speed": (anything,),
+    "choose_dataset": (anything,),
+    "choose_engine": (anything,),
+    "choose_family": (anything,),
+    "act": (st.sampled_from(list(ENGINES["mixture"].actions) or [""]) | anything,
+            st.dictionaries(st.sampled_from(["x", "y", "index"]), anything) | anything),
+    "step": (anything | st.sampled_from([1, 2, 10**5 + 1]), anything),
+    "pause": (anything,),
+    "restore": (st.binary(max_size=200) | anything,),
+}  # fmt: skip
+
+
+@st.composite
+def calls(draw: Any) -> tuple[str, list[Any]]:
+    name = draw(st.sampled_from(sorted(METHODS)))
+    return name, [draw(strategy) for strategy in METHODS[name]]
+
+
+def test_the_methods_that_are_tried_exist():
+    for name, strategies in METHODS.items():
+        takes = inspect.signature(getattr(Session, name)).parameters
+        assert len(takes) == len(strategies) + 1, name
+
+
+@both
+def test_sessions(size):
+    resting = Resting(Session("cpu", pictures=False))
+
+    def check(call: tuple[str, list[Any]]) -> None:
+        name, arguments = call
+        session = resting.session
+        session.worker._message = ""
+        try:
+            result = getattr(session, name)(*arguments)
+            if name == "step":
+                for _ in result:
+                    session.worker.hear(10**9)
+            session.show()
+        except BadInput as error:
+            session.show()
+            told(error)
+            return resting.unharmed(step=RAN["session"] % 5 == 0)
+        if session.worker._message:  # refused where the mail is read
+            clear(session.worker._message)
+        TOLD["accepted"] += 1
+        session._turns.clear()
+        session.set_speed("normal")
+        resting.changed()
+
+    fuzz("session", size, check, calls())
+
+
+# ---------------------------------------------------------------- the API
+
+visitors = Visitors("cpu")
+API = endpoints(visitors)
+FILES = st.sampled_from(["/etc/passwd", "", "\0", "/dev/zero", "http://localhost/"]).map(
+    lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}}
+)
+points = st.lists(st.lists(plain, max_size=3) | anything, max_size=4)
+ASKED: dict[str, dict[str, st.SearchStrategy]] = {
+    "engines": {}, "datasets": {}, "metrics": {}, "checkpoint": {},
+    "knobs": {"engine": anything},
+    "start": {"experiment": half_right() | texts | anything},
+    "train": {"steps": anything | st.sampled_from([1, 2])},
+    "set": {"name": names, "value": somewhere},
+    "reset": {"seed": anything},
+    "sample": {"n": anything | st.integers(1, 50)},
+    "sample_file": {"n": anything | st.integers(1, 50)},
+    "log_prob": {"points": points | anything},
+    "restore": {"file": FILES | anything},
+}  # fmt: skip
+HOSTILE = sorted(set(ASKED) - {"engines", "datasets", "metrics", "checkpoint"})
+
+
+@st.composite
+def requests(draw: Any) -> tuple[str, dict[str, Any]]:
+    # those without arguments have nothing to be wrong about
+    rare = draw(st.integers(0, 99)) == 0
+    name = draw(st.sampled_from(sorted(ASKED) if rare else HOSTILE))
+    return name, {key: draw(value) for key, value in ASKED[name].items()}
+
+
+def test_the_whole_api_is_tried():
+    assert set(ASKED) == set(API)
+    for name, arguments in ASKED.items():
+        takes = set(inspect.signature(API[name]).parameters) - {"request"}
+        assert takes == set(arguments), name
+
+
+@both
+def test_api(size, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    caller = SimpleNamespace(session_hash="fuzz")
+    resting = Resting(visitors.of("fuzz", pictures=False))
+
+    def check(asked: tuple[str, dict[str, Any]]) -> None:
+        name, arguments = asked
+        if "request" in inspect.signature(API[name]).parameters:
+            arguments = {**arguments, "request": caller}
+        try:
+            result = API[name](**arguments)
+            answer = list(result) if name == "train" else result
+        except gr.Error as error:
+            clear(error.message)
+            TOLD["refused"] += 1
+            return resting.unharmed(step=RAN["api"] % 5 == 0)
+        if not isinstance(answer, gr.FileData):
+            json.dumps(answer, allow_nan=False)
+        TOLD["accepted"] += 1
+        if name in ("start", "train", "set", "reset", "restore"):
+            resting.changed()
+        else:
+            resting.unharmed(step=True)
+
+    fuzz("api", size, check, requests())
+
+
+# ---------------------------------------------------------------- uploads
+
+
+@both
+def test_uploads(size):
+    upload = pytest.importorskip("engines.data.upload")
+    cell = st.one_of(
+        plain.map(str), st.floats(-5, 5).map(str), st.sampled_from(['"', ",", ";", "\t", "1e999"])
+    )
+    rows = st.lists(st.lists(cell, max_size=4), max_size=40)
+    good = st.lists(
+        st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(lambda p: [str(v) for v in p]),
+        min_size=20, max_size=40,
+    )  # fmt: skip
+    tables = st.builds(
+        lambda head, body, extra, comma: "\n".join(
+            comma.join(row) for row in [head, *body, *extra]
+        ).encode("utf-8", "surrogatepass"),
+        st.lists(cell, max_size=3), good | rows, rows, st.sampled_from([",", ";", "\t", " "]),
+    )  # fmt: skip
+    raw = tables | texts.map(lambda t: t.encode("utf-8", "surrogatepass")) | st.binary(max_size=400)
+    heads = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"PK\x03\x04", b"\xef\xbb\xbf",
+             b"\xff\xfe", b"\x93NUMPY"]  # fmt: skip
+    endings = st.sampled_from(
+        ["a.csv", "a.tsv", "a.json", "a.CSV", "a", "", "../a.csv", "a.exe", "é.csv"]
+    )
+
+    def check(head: bytes, content: bytes, name: str, picture: bool) -> None:
+        try:
+            if picture:
+                upload.read_picture(head + content)
+            else:
+                upload.read_table(head + content, name)
+        except BadInput as error:
+            return told(error)
+        TOLD["accepted"] += 1
+
+    fuzz("upload", size, check, st.sampled_from(heads), raw, endings, st.booleans())
