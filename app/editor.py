@@ -24,3 +24,16 @@ class DataEditor(gr.HTML):
             apply_default_css=False,
             **kwargs,
         )
+
+
+class PresetList(gr.HTML):
+    """The presets of a tab. Its value is JSON: a list of `Preset.spec()`. Event: preset {name}."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(
+            "",
+            html_template='<div class="gp-presets"></div>',
+            js_on_load=(ASSETS / "presets.js").read_text(),
+            apply_default_css=False,
+            **kwargs,
+        )

@@ -13,8 +13,9 @@ import gradio as gr
 
 from app import api, home, own, thumbs
 from app.controls import ASSETS, Controls
-from app.editor import DataEditor
+from app.editor import DataEditor, PresetList
 from app.menu import ShareMenu, answer
+from app.presets import for_family, named
 from app.session import Session, Visitors, plain
 from app.share import read_hash
 from app.view import LiveView
@@ -94,10 +95,15 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         container=False, elem_id="gp-data",
                     )  # fmt: skip
                     options = Controls(elem_id="gp-options", elem_classes="gp-controls")
+                with gr.Column(elem_classes="gp-card", elem_id="gp-try-card"):
+                    gr.HTML("<h4>Try this</h4>", js_on_load=None)
+                    tries = PresetList(elem_id="gp-try")
                 with gr.Column(elem_classes="gp-card", elem_id="gp-own-card"):
                     gr.HTML("<h4>Your own data</h4>", js_on_load=None)
                     editor = DataEditor(elem_id="gp-own")
             with gr.Column(elem_id="gp-stage", elem_classes="gp-card"):
+                gr.HTML('<div data-slot="preset"></div>', elem_id="gp-preset",
+                        js_on_load=None)  # fmt: skip
                 view = LiveView(elem_id="gp-view")
                 with gr.Row(elem_id="gp-transport"):
                     gr.HTML('<div data-slot="timeline"></div>', elem_id="gp-timeline",
@@ -129,7 +135,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 
-        everything = [view, knobs, options, tabs, data, editor]
+        everything = [view, knobs, options, tabs, data, editor, tries]
 
         def shown(session: Session, frame: str | None) -> list[Any]:
             """New values of the view and of all that mirrors the experiment."""
@@ -141,6 +147,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 gr.Tabs(selected=session.family),
                 gr.Radio(value=known if known in DATASETS else None),
                 plain(own.state(session)),
+                plain([preset.spec() for preset in for_family(session.family)]),
             ]
 
         def handler(method: Callable[..., str | None]) -> Callable[..., list[Any]]:
@@ -202,6 +209,13 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
         def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))
+
+        @handler
+        def open_preset(session: Session, name: Any) -> str | None:
+            return session.open(named(name).experiment)
+
+        def on_preset(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            return open_preset(arrive(request, text), _payload(event).get("name"))
 
         def on_own(kind: str, full: bool) -> Callable[..., Any]:
             """Own data arrived; a stroke under way changes nothing but the view."""
@@ -299,6 +313,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             getattr(editor, kind)(
                 on_own(kind, full), address, everything if full else view, js=HASH_JS, **QUIET
             )
+        tries.preset(on_preset, address, everything, js=HASH_JS, **QUIET)
         menu.ask(on_ask, address, menu, js=HASH_JS, **QUIET)
         menu.open(on_open, address, everything, js=HASH_JS, **QUIET)
         view.branch(on_branch, address, everything, js=HASH_JS, **QUIET)

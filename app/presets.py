@@ -244,6 +244,8 @@ def named(name: str) -> Preset:
 
 def matching(experiment: Experiment) -> Preset | None:
     """The preset that an experiment is, however it was opened."""
+    if experiment.points is not None:
+        return None
     return next((preset for preset in presets() if preset.matches(experiment)), None)
 
 

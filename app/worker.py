@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from app.answers import ANSWERS, numbers
 from app.pack import Known, pack
+from app.presets import Watch, matching
 from app.timeline import DENSE, Moment, Timeline
 from engines import BadInput, Diverged, Experiment, Run
 
@@ -97,6 +98,7 @@ class Worker:
         self._ticks: list[tuple[int, float]] = []
         self._played, self._was_playing, self._steps_seen = 0.0, False, 0
         self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
+        self._watch: Watch | None = None  # of the promise that a preset makes
         self._branches: list[int] = []  # steps from which the run was begun anew
 
     # ------------------------------------------------------------ in
@@ -389,6 +391,8 @@ class Worker:
     def _open(self, text: str) -> None:
         before, self.run = self.run, Experiment.from_json(text).start(self.device)
         self._begin_tape()
+        preset = matching(self.run.experiment)
+        self._watch = Watch(preset) if preset else None
         if before is not None and before.dataset.options == self.run.dataset.options:
             same = before.experiment.dataset == self.run.experiment.dataset
             self.run.haunt(before.lanes if same else [])
@@ -487,6 +491,11 @@ class Worker:
             "kept": self.timeline.steps,
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
+        if self._watch is not None and self._watch.preset.matches(self.run.experiment):
+            extra["preset"] = {
+                "name": self._watch.preset.name,
+                "kept": self._watch.see(self.run) if measure else self._watch.kept,
+            }
         return pack(frame, self._known, seq=self._seq, extra=extra)
 
 

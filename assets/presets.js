@@ -1,0 +1,68 @@
+// "Try this": experiments that teach, for the tab that is open. `element, trigger, props, watch`
+// are in scope (gr.HTML). Which one is open, and whether it has kept its promise, comes with
+// every frame.
+const root = element.querySelector('.gp-presets');
+const MARK = {break: '✕', mend: '✓', show: '◦'};
+const WORD = {break: 'Breaks: ', mend: 'Mends: ', show: ''};
+let items = [], now = {name: '', kept: null};
+
+const el = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
+    else if (value != null) node.setAttribute(key, value);
+  }
+  node.append(...children);
+  return node;
+};
+
+const told = kept => kept === true ? ['kept', '✓', 'It came true'] : kept === false ? ['broken', '✕', 'It did not come true'] : ['open', '○', 'Not yet'];
+
+function promise(item) {
+  const [state, sign, text] = told(now.kept);
+  return el('span', {class: `promise ${state}`}, el('i', {'aria-hidden': 'true'}, sign), el('span', {class: 'gp-unseen'}, `${text}: `), item.promise);
+}
+
+function build() {
+  root.replaceChildren(...items.map(item => {
+    const open = item.name === now.name;
+    const button = el('button', {type: 'button', class: `preset ${item.role}`, 'data-preset': item.name, 'aria-pressed': String(open), title: item.look_for, onclick: () => trigger('preset', {name: item.name})},
+      el('i', {class: 'role', 'aria-hidden': 'true'}, MARK[item.role]), el('span', {class: 'gp-unseen'}, WORD[item.role]), el('b', {}, item.title));
+    if (open) button.append(promise(item));
+    return button;
+  }));
+  banner();
+}
+
+// the sentence of what to look for, above the pictures
+function banner() {
+  const place = document.querySelector('[data-slot="preset"]');
+  if (!place) return;
+  const item = items.find(one => one.name === now.name);
+  if (!item) { place.replaceChildren(); return; }
+  const other = items.find(one => one.name === item.pair);
+  const line = el('div', {class: `gp-banner ${item.role}`}, el('b', {}, item.title), el('span', {}, item.look_for), promise(item));
+  if (other) line.append(el('button', {type: 'button', class: 'gp-button', onclick: () => trigger('preset', {name: other.name})}, item.role === 'break' ? `Mend it: ${other.title}` : `Break it: ${other.title}`));
+  place.replaceChildren(line);
+}
+
+document.addEventListener('playground:frame', event => {
+  const next = (event.detail || {}).preset || {name: '', kept: null};
+  if (next.name === now.name && next.kept === now.kept) return;
+  now = next;
+  build();
+});
+
+document.addEventListener('playground:walk', event => {
+  if (!items.length) return;
+  const at = items.findIndex(one => one.name === now.name);
+  const next = at < 0 ? (event.detail > 0 ? 0 : items.length - 1) : (at + event.detail + items.length) % items.length;
+  trigger('preset', {name: items[next].name});
+});
+
+function onValue() {
+  items = props.value ? JSON.parse(props.value) : [];
+  build();
+}
+watch('value', onValue);
+onValue();
