@@ -242,6 +242,9 @@
       for (const name of ["ink", "mute", "line", "card", "paper", "accent"]) {
         this[name] = this.value(name);
       }
+      const type = parseFloat(this.value("type")) || 1; // larger in a lecture
+      this.size = (points) => points * type;
+      this.type = type;
       this.rim = this.dark ? [10, 10, 20, 0.6] : [255, 255, 255, 0.4];
     }
 
@@ -843,14 +846,14 @@
     const curves = marks.find((m) => m.type === "Curves");
     const only = marks.find((m) => m.type === "Bars");
     const axis = (title, type) => ({
-      title: title ? { text: escaped(title), font: { size: 10.5 }, standoff: 4 } : undefined,
+      title: title ? { text: escaped(title), font: { size: theme.size(10.5) }, standoff: 4 } : undefined,
       type,
       color: theme.mute,
       gridcolor: theme.line,
       linecolor: theme.line,
       zeroline: false,
       nticks: 5,
-      tickfont: { size: 10 },
+      tickfont: { size: theme.size(10) },
       automargin: false,
       exponentformat: type === "log" ? "power" : "SI",
     });
@@ -858,7 +861,7 @@
     const log = curves && curves.log_y;
     return {
       ...common(theme, size),
-      margin: { l: 40, r: 8, t: 8, b: 30 },
+      margin: { l: theme.size(40), r: 8, t: 8, b: theme.size(30) },
       xaxis: curves
         ? axis(curves.x_label, curves.log_x ? "log" : "linear")
         : {
@@ -893,7 +896,7 @@
           xanchor: "right",
           yanchor: "bottom",
           showarrow: false,
-          font: { size: 10, color: theme.mute },
+          font: { size: theme.size(10), color: theme.mute },
         })),
     };
   }
@@ -912,7 +915,7 @@
       hoverlabel: {
         bgcolor: theme.card,
         bordercolor: theme.line,
-        font: { color: theme.ink, size: 11 },
+        font: { color: theme.ink, size: theme.size(11) },
       },
     };
   }
@@ -927,7 +930,7 @@
       showline: false,
       showticklabels: !bare,
       ticks: "",
-      tickfont: { size: 9, color: theme.mute },
+      tickfont: { size: theme.size(9), color: theme.mute },
       ticklabelposition: "inside",
       nticks: 6,
     };
@@ -971,11 +974,11 @@
 
   function surfaceLayout(mark, theme, size) {
     const axis = (title) => ({
-      title: { text: escaped(title), font: { size: 10 } },
+      title: { text: escaped(title), font: { size: theme.size(10) } },
       color: theme.mute,
       gridcolor: theme.line,
       showbackground: false,
-      tickfont: { size: 9 },
+      tickfont: { size: theme.size(9) },
     });
     return {
       ...common(theme, size),
@@ -1388,6 +1391,8 @@
       this.relayout({
         "xaxis.tickfont.color": mute,
         "yaxis.tickfont.color": mute,
+        "xaxis.tickfont.size": this.view.theme.size(9),
+        "yaxis.tickfont.size": this.view.theme.size(9),
         "modebar.color": mute,
         "modebar.activecolor": accent,
       });
@@ -2355,7 +2360,7 @@
     recolour() {
       const before = this.theme;
       this.theme = new Theme(this.root);
-      if (before.dark === this.theme.dark && before.ink === this.theme.ink) {
+      if (before.dark === this.theme.dark && before.ink === this.theme.ink && before.type === this.theme.type) {
         this.theme = before;
         return;
       }
