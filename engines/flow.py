@@ -280,6 +280,10 @@ class Flow(Engine):
         # the point whose way is drawn; looking, not training
         self.probe_x, self.probe_y = pool.val[0, :2].tolist()
 
+    def feed(self, pool: Pool) -> None:
+        super().feed(pool)
+        self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
+
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1

@@ -218,6 +218,23 @@ def test_a_stroke_is_one_step_of_undo(session):
     assert all(torch.equal(before[k], after[k]) for k in before if k != "view_rng")
 
 
+def test_an_address_is_opened_with_what_there_is_to_say(session):
+    frame = shown(session.open(Experiment("moons", "gan"), "2,000 of 60,000 points."))
+    assert frame["note"] == "2,000 of 60,000 points."
+    assert not shown(session.open(Experiment("moons", "mixture")))["note"]
+
+
+def test_structured_options_have_no_ready_made_control(session):
+    session.choose_dataset("gaussians")
+    assert session.data_controls()["knobs"] == []
+    moved = [[0.5, 0.5, 1.0, 0.3, 0.2, 1.0]]
+    session.set_option("components", moved)
+    assert session.worker.run.dataset.components == moved
+    with pytest.raises(BadInput, match="Gaussian 1"):
+        session.set_option("components", [[0.5] * 5])
+    assert session.experiment.options["components"] == moved
+
+
 def test_feeding_takes_the_data_alone(session):
     stale = session.experiment.but(dataset="moons")
     session.set("floor", 1e-3)

@@ -62,16 +62,19 @@ class Kernels:
     def bandwidth(self) -> float:
         """h in standard deviations of the data: a coarse search, then golden sections."""
         usual = len(self.z) ** (-1 / 6)  # Scott's rule on the plane
-        tries = np.geomspace(0.01 * usual, 2 * usual, 18)
+        tries = np.geomspace(0.01 * usual, 2 * usual, 12)
         best = int(np.argmax([self.score(h) for h in tries]))
-        low, high = (math.log(tries[min(max(best + i, 0), 17)]) for i in (-1, 1))
+        low, high = (math.log(tries[min(max(best + i, 0), 11)]) for i in (-1, 1))
         golden = (math.sqrt(5) - 1) / 2
-        for _ in range(8):
-            a, b = high - golden * (high - low), low + golden * (high - low)
-            if self.score(math.exp(a)) > self.score(math.exp(b)):
-                high = b
+        score = lambda log_h: (self.score(math.exp(log_h)), log_h)  # noqa: E731
+        left, right = score(high - golden * (high - low)), score(low + golden * (high - low))
+        for _ in range(7):
+            if left[0] > right[0]:
+                high, right = right[1], left
+                left = score(high - golden * (high - low))
             else:
-                low = a
+                low, left = left[1], right
+                right = score(low + golden * (high - low))
         return math.exp((low + high) / 2)
 
     @cached_property
