@@ -348,7 +348,9 @@ def test_start_train_and_sample(client):
     truth = Experiment(**MIXTURE).make_dataset().pool(3).train.numpy()
     error = 6 * truth.std(0) / np.sqrt(len(rows))
     assert (abs(rows.mean(0) - truth.mean(0)) < error + 0.02).all()
-    assert (abs(rows.mean(0) + np.array([0.5, 0.0]) - truth.mean(0)) > error + 0.02).any()  # a wrong mean
+    assert (
+        abs(rows.mean(0) + np.array([0.5, 0.0]) - truth.mean(0)) > error + 0.02
+    ).any()  # a wrong mean
     path = client.predict(n=100_000, api_name="/sample_file")
     assert np.load(path, allow_pickle=False).shape == (100_000, 2)
 
