@@ -57,8 +57,7 @@ def samples(run: Run, n: Any, file: bool = False) -> list[list[Any]] | bytes:
     most = MAX_NUMBERS // run.dataset.dim
     if n > most and not file:
         raise BadInput(
-            f"At most {most:,} such samples fit into one answer; got {n:,}. "
-            "Ask for them as a file."
+            f"At most {most:,} such samples fit into one answer; got {n:,}. Ask for them as a file."
         )
     rows = run.sample(n).float().cpu().numpy()
     if file:

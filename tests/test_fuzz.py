@@ -27,12 +27,13 @@ from app.api import endpoints
 from app.session import Session, Visitors
 from app.share import KEY, from_hash, to_hash
 from engines import DATASETS, ENGINES, BadInput, Experiment
+from engines.knobs import listed
 
 QUICK = {"address": 100, "json": 100, "session": 50, "api": 50, "upload": 30}
 FULL = {"address": 3500, "json": 3500, "session": 1500, "api": 1500, "upload": 1000}
 assert sum(FULL.values()) - FULL["upload"] == 10_000
 RAN, TOLD = Counter(), Counter()  # examples by kind; what became of them
-ONE_IN = 37  # accepted experiments of which one is trained for a step
+ONE_IN = 13  # accepted experiments of which one is trained for a step
 
 both = pytest.mark.parametrize(
     "size", [QUICK, pytest.param(FULL, marks=pytest.mark.slow)], ids=["quick", "full"]
@@ -90,8 +91,12 @@ plain = (
 )  # fmt: skip
 anything = st.recursive(
     plain,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=6) | st.sampled_from(["path", "meta", "x"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=6) | st.sampled_from(["path", "meta", "x"]), inner, max_size=4
+        )
+    ),
     max_leaves=8,
 ) | st.builds(nested, st.sampled_from([1, 30, 900, 3000]), st.sampled_from([list, dict]))
 
@@ -293,6 +298,12 @@ def test_json(size):
     fuzz("json", size, check, texts | half_right() | anything, st.booleans())
 
 
+def test_a_sentence_stays_short_however_many_names_there_are():
+    assert listed([]) == "none" and listed(["a", "b"]) == "a, b"
+    text = listed([f"name_{i}" for i in range(500)])
+    assert len(text) <= 182 and text.endswith(" …") and "name_0, name_1, " in text
+
+
 # ---------------------------------------------------------------- a run that is there
 
 
@@ -403,6 +414,22 @@ def test_sessions(size):
     fuzz("session", size, check, calls())
 
 
+def test_the_checks_would_notice(monkeypatch):
+    """The same checks reject a sentence that shows too much, and a refusal that does harm."""
+    monkeypatch.setattr("engines.knobs.shown", str)
+    with pytest.raises(AssertionError):
+        test_json(QUICK)
+    monkeypatch.undo()
+
+    def harmful(self: Session, name: Any, value: Any, turn: Any = None) -> None:
+        self.worker.run.step += 1
+        raise BadInput("No.")
+
+    monkeypatch.setattr(Session, "set", harmful)
+    with pytest.raises(AssertionError):
+        test_sessions(QUICK)
+
+
 # ---------------------------------------------------------------- the API
 
 visitors = Visitors("cpu")
@@ -492,7 +519,9 @@ def test_uploads(size):
     raw = tables | texts.map(lambda t: t.encode("utf-8", "surrogatepass")) | st.binary(max_size=400)
     heads = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"PK\x03\x04", b"\xef\xbb\xbf",
              b"\xff\xfe", b"\x93NUMPY"]  # fmt: skip
-    endings = st.sampled_from(["a.csv", "a.tsv", "a.json", "a.CSV", "a", "", "../a.csv", "a.exe", "é.csv"])
+    endings = st.sampled_from(
+        ["a.csv", "a.tsv", "a.json", "a.CSV", "a", "", "../a.csv", "a.exe", "é.csv"]
+    )
 
     def check(head: bytes, content: bytes, name: str, picture: bool) -> None:
         try:
