@@ -79,6 +79,8 @@ class Experiment:
         if len(self.beside) > MAX_BESIDE:
             raise BadInput(f"At most {MAX_BESIDE} settings can run beside; got {len(self.beside)}.")
         for changes in self.beside:
+            if not isinstance(changes, Mapping):
+                raise BadInput(f"beside must be a list of knob changes; got {shown(changes)}.")
             engine.complete(changes)  # checks them; only the changes are kept
         put("beside", tuple(dict(changes) for changes in self.beside))
         if reason := engine.accepts(self.make_dataset()):

@@ -298,6 +298,12 @@ def test_json(size):
     fuzz("json", size, check, texts | half_right() | anything, st.booleans())
 
 
+@pytest.mark.parametrize("wrong", [None, 0, "", "lr", [], [["lr", 1]]])
+def test_settings_beside_are_knobs_by_name(wrong):
+    with pytest.raises(BadInput, match="beside must be a list of knob changes"):
+        Experiment("moons", "mixture", beside=[wrong])
+
+
 def test_a_sentence_stays_short_however_many_names_there_are():
     assert listed([]) == "none" and listed(["a", "b"]) == "a, b"
     text = listed([f"name_{i}" for i in range(500)])
@@ -415,11 +421,17 @@ def test_sessions(size):
 
 
 def test_the_checks_would_notice(monkeypatch):
-    """The same checks reject a sentence that shows too much, and a refusal that does harm."""
-    monkeypatch.setattr("engines.knobs.shown", str)
-    with pytest.raises(AssertionError):
-        test_json(QUICK)
-    monkeypatch.undo()
+    """The same checks reject a fault in place of a sentence, a sentence that runs on, and a
+    refusal that does harm."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "from_dict", classmethod(lambda cls, given: cls(**given)))
+        with pytest.raises(TypeError):
+            test_json(QUICK)
+    with monkeypatch.context() as patch:
+        for module in ("engines.knobs", "engines.experiment"):
+            patch.setattr(f"{module}.shown", lambda value: f"{value}\n")
+        with pytest.raises(AssertionError):
+            test_json(QUICK)
 
     def harmful(self: Session, name: Any, value: Any, turn: Any = None) -> None:
         self.worker.run.step += 1
