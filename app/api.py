@@ -24,7 +24,7 @@ from app.session import Session, Visitors
 from app.share import MAX_HASH, to_hash
 from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.experiment import VERSION
-from engines.knobs import Knob, shown
+from engines.knobs import Knob, listed, shown
 
 log = logging.getLogger("playground")
 
@@ -83,7 +83,7 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
             engine: one of the names that /engines lists
         """
         if not isinstance(engine, str) or engine not in ENGINES:
-            raise BadInput(f"There is no engine {shown(engine)}; try {', '.join(ENGINES)}.")
+            raise BadInput(f"There is no engine {shown(engine)}; try {listed(ENGINES)}.")
         return [_spec(entry) for entry in ENGINES[engine].knobs.values()]
 
     def start(experiment: dict[str, Any] | str, request: gr.Request) -> dict[str, Any]:

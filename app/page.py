@@ -365,5 +365,5 @@ def launch_options() -> dict[str, Any]:
         "max_threads": 2 * VISITORS,
         "state_session_capacity": 512,  # Gradio keeps each caller's last answers
         "show_error": False,
-        "footer_links": [],
+        "footer_links": ["api"],
     }

@@ -62,9 +62,15 @@
     if (hash && `#${hash}` !== location.hash) {
       own = hash;
       // replaced, not pushed: Back leaves the page, it doesn't walk through every slider move
-      try { history.replaceState(history.state, '', `#${hash}`); } catch { /* a sandboxed frame */ }
+      try { history.replaceState(history.state, '', `${location.search}#${hash}`); } catch { /* a sandboxed frame */ }
     }
   });
+  // ?view=api opens Gradio's page of the API, whose own reading of it waits for a click
+  document.addEventListener('playground:frame', () => {
+    if (new URLSearchParams(location.search).get('view') !== 'api') return;
+    const link = document.querySelector('footer .show-api');
+    if (link && !document.querySelector('.api-docs')) { link.click(); link.click(); }
+  }, { once: true });
   window.addEventListener('hashchange', () => {
     if (location.hash.replace(/^#/, '') !== own) click('gp-follow');
   });

@@ -15,7 +15,7 @@ import torch
 
 from engines.base import ENGINES
 from engines.data.base import DATASETS, Dataset, PointsDataset
-from engines.knobs import BadInput, shown
+from engines.knobs import BadInput, listed, shown
 
 if TYPE_CHECKING:
     from engines.run import Run
@@ -56,7 +56,7 @@ class Experiment:
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen)
         if not isinstance(self.engine, str) or self.engine not in ENGINES:
-            raise BadInput(f"There is no engine {shown(self.engine)}; try {', '.join(ENGINES)}.")
+            raise BadInput(f"There is no engine {shown(self.engine)}; try {listed(ENGINES)}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise BadInput(f"seed must be a whole number; got {shown(self.seed)}.")
         if not 0 <= self.seed <= MAX_SEED:
@@ -79,6 +79,8 @@ class Experiment:
         if len(self.beside) > MAX_BESIDE:
             raise BadInput(f"At most {MAX_BESIDE} settings can run beside; got {len(self.beside)}.")
         for changes in self.beside:
+            if not isinstance(changes, Mapping):
+                raise BadInput(f"beside must be a list of knob changes; got {shown(changes)}.")
             engine.complete(changes)  # checks them; only the changes are kept
         put("beside", tuple(dict(changes) for changes in self.beside))
         if reason := engine.accepts(self.make_dataset()):
@@ -204,5 +206,5 @@ class Experiment:
 
 def _dataset_class(name: Any) -> type[Dataset]:
     if not isinstance(name, str) or name not in DATASETS:
-        raise BadInput(f"There is no dataset {shown(name)}; try {', '.join(DATASETS)}.")
+        raise BadInput(f"There is no dataset {shown(name)}; try {listed(DATASETS)}.")
     return DATASETS[name]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +34,12 @@ def shown(value: Any, limit: int = 40) -> str:
     except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listed(names: Iterable[str], limit: int = 180) -> str:
+    """Names with commas between them, as many as fit into a sentence."""
+    out = ", ".join(names) or "none"
+    return out if len(out) <= limit else out[:limit].rpartition(", ")[0] + " …"
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ class Knobbed:
             raise BadInput(f"knobs must be a mapping of names to values; got {shown(values)}.")
         for name in values:
             if not isinstance(name, str) or name not in cls.knobs:
-                known = ", ".join(cls.knobs) or "none"
+                known = listed(cls.knobs)
                 raise BadInput(f"There is no knob {shown(name)} here; the knobs are: {known}.")
         return {
             # a payload's default is a list or an object, and each owner gets one of its own

@@ -27,12 +27,13 @@ from app.api import endpoints
 from app.session import Session, Visitors
 from app.share import KEY, from_hash, to_hash
 from engines import DATASETS, ENGINES, BadInput, Experiment
+from engines.knobs import listed
 
 QUICK = {"address": 100, "json": 100, "session": 50, "api": 50, "upload": 30}
 FULL = {"address": 3500, "json": 3500, "session": 1500, "api": 1500, "upload": 1000}
 assert sum(FULL.values()) - FULL["upload"] == 10_000
 RAN, TOLD = Counter(), Counter()  # examples by kind; what became of them
-ONE_IN = 37  # accepted experiments of which one is trained for a step
+ONE_IN = 13  # accepted experiments of which one is trained for a step
 
 both = pytest.mark.parametrize(
     "size", [QUICK, pytest.param(FULL, marks=pytest.mark.slow)], ids=["quick", "full"]
@@ -297,6 +298,18 @@ def test_json(size):
     fuzz("json", size, check, texts | half_right() | anything, st.booleans())
 
 
+@pytest.mark.parametrize("wrong", [None, 0, "", "lr", [], [["lr", 1]]])
+def test_settings_beside_are_knobs_by_name(wrong):
+    with pytest.raises(BadInput, match="beside must be a list of knob changes"):
+        Experiment("moons", "mixture", beside=[wrong])
+
+
+def test_a_sentence_stays_short_however_many_names_there_are():
+    assert listed([]) == "none" and listed(["a", "b"]) == "a, b"
+    text = listed([f"name_{i}" for i in range(500)])
+    assert len(text) <= 182 and text.endswith(" …") and "name_0, name_1, " in text
+
+
 # ---------------------------------------------------------------- a run that is there
 
 
@@ -405,6 +418,28 @@ def test_sessions(size):
         resting.changed()
 
     fuzz("session", size, check, calls())
+
+
+def test_the_checks_would_notice(monkeypatch):
+    """The same checks reject a fault in place of a sentence, a sentence that runs on, and a
+    refusal that does harm."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "from_dict", classmethod(lambda cls, given: cls(**given)))
+        with pytest.raises(TypeError):
+            test_json(QUICK)
+    with monkeypatch.context() as patch:
+        for module in ("engines.knobs", "engines.experiment"):
+            patch.setattr(f"{module}.shown", lambda value: f"{value}\n")
+        with pytest.raises(AssertionError):
+            test_json(QUICK)
+
+    def harmful(self: Session, name: Any, value: Any, turn: Any = None) -> None:
+        self.worker.run.step += 1
+        raise BadInput("No.")
+
+    monkeypatch.setattr(Session, "set", harmful)
+    with pytest.raises(AssertionError):
+        test_sessions(QUICK)
 
 
 # ---------------------------------------------------------------- the API
