@@ -70,11 +70,7 @@ def last(stream) -> dict:
 
 
 def refused(function, *arguments) -> str:
-<<<<<<< HEAD
-    with pytest.raises(gr.Error) as error:  # noqa: PT012 (a generator refuses once it runs)
-=======
     def whole() -> None:
->>>>>>> api
         result = function(*arguments)
         if hasattr(result, "__next__"):
             list(result)
@@ -355,13 +351,7 @@ def test_start_train_and_sample(client):
     truth = Experiment(**MIXTURE).make_dataset().pool(3).train.numpy()
     error = 6 * truth.std(0) / np.sqrt(len(rows))
     assert (abs(rows.mean(0) - truth.mean(0)) < error + 0.02).all()
-<<<<<<< HEAD
-    assert (
-        abs(rows.mean(0) + np.array([0.5, 0.0]) - truth.mean(0)) > error + 0.02
-    ).any()  # a wrong mean
-=======
     assert (abs(rows.mean(0) + 0.5 - truth.mean(0)) > error + 0.02).any()  # a wrong mean
->>>>>>> api
     path = client.predict(n=100_000, api_name="/sample_file")
     assert np.load(path, allow_pickle=False).shape == (100_000, 2)
 
