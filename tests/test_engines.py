@@ -162,6 +162,7 @@ def towards(run: Run, rows: torch.Tensor) -> float:
     return sliced_w2(run.sample(2000).numpy(), rows[:2000].numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_that_is_fed_other_data_goes_on_and_follows_them(engine):
     run = start(engine).train(steps=100)
@@ -340,6 +341,7 @@ def another(entry: Knob, value):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "name"), [(e, k) for e, k in KNOBS if not ENGINES[e].knobs[k].view]
 )

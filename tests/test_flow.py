@@ -188,6 +188,7 @@ def twins(engine: Flow) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged", [True, False])
 def test_density_integrates_to_one(trained, averaged):
     box = (-12.0, 12.0, -12.0, 12.0)
@@ -385,6 +386,7 @@ def test_one_coordinate_is_refused():
     assert Flow.accepts(DATASETS["moons"]()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sharp_modes_do_not_make_it_diverge(seed):
     run = Experiment("ring8", "flow", seed=seed).start("cpu").train(steps=80)

@@ -168,6 +168,7 @@ def log_ratio_gap(engine: GAN) -> float:
         return float((engine.logits(engine.standardise(x)) - wanted)[bulk].abs().mean())
 
 
+@pytest.mark.slow
 def test_discriminator_alone_learns_the_log_ratio(monkeypatch):
     def trained(steps: int, **knobs) -> GAN:
         engine = on_normals(d_lr=5e-3, batch=512, width=64, **knobs)

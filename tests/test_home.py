@@ -156,6 +156,7 @@ def test_a_clip_is_small_whole_and_of_the_engine_as_it_is(name):
     assert {len(text) for text in clip["fields"]} <= {clips.CELLS**2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_two_moments_recorded_again_are_the_same(name):
     clip = load(name)

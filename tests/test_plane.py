@@ -433,6 +433,7 @@ def noised_gap(name: str, density, a: float, sigma: float) -> float:
     return float(((density.log_prob(x).exp() - parts.mean(1)) / se).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOISED)
 @pytest.mark.parametrize(("a", "sigma"), [(1.0, 0.3), (0.6, 0.8)])
 def test_noised_density_against_monte_carlo(name, a, sigma):
