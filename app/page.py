@@ -95,12 +95,12 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         container=False, elem_id="gp-data",
                     )  # fmt: skip
                     options = Controls(elem_id="gp-options", elem_classes="gp-controls")
-                with gr.Column(elem_classes="gp-card", elem_id="gp-try-card"):
-                    gr.HTML("<h4>Try this</h4>", js_on_load=None)
-                    tries = PresetList(elem_id="gp-try")
                 with gr.Column(elem_classes="gp-card", elem_id="gp-own-card"):
                     gr.HTML("<h4>Your own data</h4>", js_on_load=None)
                     editor = DataEditor(elem_id="gp-own")
+                with gr.Column(elem_classes="gp-card", elem_id="gp-try-card"):
+                    gr.HTML("<h4>Try this</h4>", js_on_load=None)
+                    tries = PresetList(elem_id="gp-try")
             with gr.Column(elem_id="gp-stage", elem_classes="gp-card"):
                 gr.HTML('<div data-slot="preset"></div>', elem_id="gp-preset",
                         js_on_load=None)  # fmt: skip

@@ -362,7 +362,7 @@ class Worker:
         """Train until a moment, at least one step; returns the number of steps."""
         begin, taken = time.perf_counter(), 0
         end = begin + share * (until - begin)
-        while not taken or (time.perf_counter() < end and not self._stopping):
+        while not taken or (time.perf_counter() < end and not self._stopping and not self._mail):
             self.run.advance()
             taken += 1
             if most is not None and taken >= most:
@@ -379,6 +379,8 @@ class Worker:
         """Do what the messages say, in their order."""
         while self._mail:
             message = self._mail.popleft()
+            if "feed" in message and self._overtaken():
+                continue
             try:
                 for kind, value in message.items():
                     _READERS[kind](self, value)
@@ -387,6 +389,16 @@ class Worker:
             except Exception:
                 log.exception("a message could not be carried out: %s", list(message))
                 self._message = "Something went wrong there; the run goes on as it was."
+
+    def _overtaken(self) -> bool:
+        """Whether newer data waits right behind: a stroke that comes faster than it can be
+        taken up would fall behind the hand."""
+        for message in list(self._mail):
+            if "feed" in message:
+                return True
+            if not set(message) <= {"extra", "message"}:
+                return False
+        return False
 
     def _open(self, text: str) -> None:
         before, self.run = self.run, Experiment.from_json(text).start(self.device)

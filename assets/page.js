@@ -75,6 +75,12 @@
     if (location.hash.replace(/^#/, '') !== own) click('gp-follow');
   });
 
+  // ---- a tab or dataset chosen with the mouse gives the arrow keys back
+  document.addEventListener('click', event => {
+    const chosen = event.detail && event.target.closest?.('[role=tab], #gp-data label');
+    if (chosen) setTimeout(() => document.activeElement?.matches?.('[role=tab], #gp-data input') && document.activeElement.blur(), 0);
+  });
+
   // ---- lecture mode: large type, controls folded
   document.addEventListener('click', event => {
     const button = event.target.closest?.('#gp-lecture');

@@ -30,6 +30,33 @@ def click_to_frame(page: Page) -> float:
     )
 
 
+def draw_to_frame(page: Page) -> list[float]:
+    """Seconds from a touch of the brush to the first frame on the new data, several times.
+
+    The frame that brings the new address was drawn after the data was taken up, so the data
+    is there sooner than this.
+    """
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.wait_for_selector(".gp-edit")
+    page.wait_for_timeout(2000)
+    box = page.locator(".gp-edit").first.bounding_box()
+    found = []
+    for i in range(8):
+        page.mouse.move(box["x"] + 40 + 15 * i, box["y"] + 60)
+        page.evaluate(
+            """() => { const hash = location.hash, begin = performance.now(); window.took = null;
+              const look = () => location.hash !== hash
+                ? (window.took = (performance.now() - begin) / 1000) : setTimeout(look, 4);
+              look(); }"""
+        )
+        page.mouse.down()
+        page.wait_for_function("window.took !== null", timeout=20_000)
+        page.mouse.up()
+        found.append(page.evaluate("window.took"))
+        page.wait_for_timeout(700)
+    return found
+
+
 def heap(page: Page) -> float:
     client = page.context.new_cdp_session(page)
     client.send("HeapProfiler.collectGarbage")
@@ -78,6 +105,18 @@ def main() -> None:
             run.train(seconds=SECONDS / 2)
             live, bare = (last - step) / wall, (run.step - 20) / (SECONDS / 2)
             print(f"   {live:9.0f} ÷ {bare:.0f} = {live / bare:.2f}", flush=True)
+        for family in families():
+            page = open_page(browser, server.url)
+            page.get_by_role("tab", name=family, exact=True).click()
+            page.wait_for_timeout(1500)
+            page.get_by_role("button", name="Play", exact=True).click()
+            page.wait_for_timeout(2500)
+            took = draw_to_frame(page)
+            print(
+                f"{family}: brush → first frame on the new data, median "
+                f"{statistics.median(took):.2f} s, slowest {max(took):.2f} s"
+            )
+            page.context.close()
         page = open_page(browser, server.url)
         page.get_by_role("button", name="Play", exact=True).click()
         sizes_at = {}
