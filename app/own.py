@@ -33,7 +33,9 @@ def state(session: Session) -> dict[str, Any]:
         out["large"] = len(now.points) > MOST_DRAWN
         out["points"] = [] if out["large"] else np.asarray(now.points).ravel().tolist()
         if session.table is not None:
-            table, out["name"], x, y = session.table
+            table, name, x, y, points = session.table
+        if session.table is not None and np.array_equal(points, now.points):
+            out["name"] = name
             out["table"] = {"numeric": list(table.numeric), "chosen": {"x": x, "y": y}}
     elif now.dataset == "gaussians":
         out["components"] = now.options["components"]
@@ -62,8 +64,7 @@ def draw(session: Session, given: dict[str, Any]) -> str | None:
         raise BadInput("A drawing is a list of numbers, two for each point.")
     if len(xy) > 2 * MOST_DRAWN:
         raise BadInput(f"At most {MOST_DRAWN:,} points can be drawn; got {len(xy) // 2:,}.")
-    session.table = None
-    points = snap(np.reshape(xy, (-1, 2)))
+    points = np.reshape(np.asarray(xy, dtype=np.float64), (-1, 2))
     experiment = session.experiment.but(dataset="points", options={}, points=points)
     return _put(session, experiment, *_flags(given))
 
@@ -96,7 +97,6 @@ def edit(session: Session, given: dict[str, Any]) -> str | None:
         dataset = DATASETS[Session.START[0]]()
     rng = torch.Generator().manual_seed(now.seed)
     points = snap(dataset.sample(BEGINNING, rng).numpy())
-    session.table = None
     return _put(session, now.but(dataset="points", options={}, points=points))
 
 
@@ -122,17 +122,36 @@ def columns(session: Session, given: dict[str, Any]) -> str | None:
     """Other columns of the table that was uploaded."""
     if session.table is None:
         raise BadInput("Upload a table first.")
-    table, name, _, _ = session.table
+    table, name, *_ = session.table
     return _columns(session, table, name, given.get("x"), given.get("y"))
 
 
 def _columns(session: Session, table: Table, name: str, x: Any, y: Any) -> str | None:
     x, y = table.chosen(x, y)
-    points = table.points(x, y)
+    points, note = comparable(table.points(x, y), x, y)
     experiment = session.experiment.but(dataset="points", options={}, points=points)
-    session.table = (table, name, x, y)
+    session.table = (table, name, x, y, experiment.points)
     # its units may be others by thousands: the model begins again, standardised for these
-    return session.open(experiment, table.note(x, y))
+    return session.open(experiment, " ".join(filter(None, [table.note(x, y), note])))
+
+
+def comparable(points: np.ndarray, x: str, y: str) -> tuple[np.ndarray, str]:
+    """Points that one square picture can show, and a sentence if they had to be scaled.
+
+    Axes are equal here, so that a circle is a circle: columns whose spreads differ twentyfold,
+    or that lie too far out for float32, are set to mean 0 and standard deviation 1.
+    """
+    spread = points.std(0)
+    usual = np.abs(points).max() < 1e6 and (spread > 1e-4 * np.abs(points).max(0)).all()
+    if not (spread > 0).all() or (
+        usual and spread.max() < 20 * spread.min() and spread.min() > 1e-6
+    ):
+        return points, ""
+    scaled = (points - points.mean(0)) / spread
+    return scaled, (
+        f"The columns {x[:40]} and {y[:40]} have very different scales: both were set to mean 0 "
+        "and standard deviation 1."
+    )
 
 
 def picture(session: Session, given: dict[str, Any]) -> str | None:

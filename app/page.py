@@ -47,10 +47,10 @@ SPEED_LABELS = {
     "One step a frame": "single", "Slow": "slow", "Normal": "normal", "As fast as possible": "max",
 }  # fmt: skip
 HASH_JS = "() => [window.location.hash]"
-DATA_JS = "name => [name, window.location.hash]"
 # play, step and pause carry a number, for a request may overtake the one before
 COUNT = "window.playgroundTurn = (window.playgroundTurn || 0) + 1"
 PLAY_JS = f"() => [window.location.hash, {COUNT}]"
+DATA_JS = f"name => [name, window.location.hash, {COUNT}]"
 PAUSE_JS = f"() => [{COUNT}]"
 
 
@@ -106,6 +106,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         js_on_load=None)  # fmt: skip
                 view = LiveView(elem_id="gp-view")
                 with gr.Row(elem_id="gp-transport"):
+                    gr.HTML('<div data-slot="note"></div>', elem_id="gp-note",
+                            js_on_load=None)  # fmt: skip
                     gr.HTML('<div data-slot="timeline"></div>', elem_id="gp-timeline",
                             js_on_load=None)  # fmt: skip
                     play = gr.Button("Play", elem_id="gp-play", variant="primary")
@@ -122,8 +124,6 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                         list(SPEED_LABELS), value="Normal", label="Speed", container=False,
                         elem_id="gp-speed", filterable=False, min_width=120,
                     )  # fmt: skip
-                gr.HTML('<div data-slot="note"></div>', elem_id="gp-note",
-                        js_on_load=None)  # fmt: skip
             with gr.Column(elem_id="gp-right"):
                 with gr.Column(elem_classes="gp-card", elem_id="gp-knob-card"):
                     gr.HTML('<h4>Knobs <span title="Knobs with this mark act while it trains">'
@@ -190,8 +190,11 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 return [gr.skip()] * len(everything)
             return handler(Session.choose_family)(arrive(request, text), event.value)
 
-        def on_data(name: str, text: str, request: gr.Request) -> list[Any]:
-            return handler(Session.choose_dataset)(arrive(request, text), name)
+        def on_data(name: str, text: str, turn: float | None, request: gr.Request) -> list[Any]:
+            session = arrive(request, text)
+            if session.stale("experiment", turn):
+                return shown(session, None)
+            return handler(Session.choose_dataset)(session, name)
 
         def on_set(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             session = arrive(request, text)
@@ -215,7 +218,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             return session.open(named(name).experiment)
 
         def on_preset(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
-            return open_preset(arrive(request, text), _payload(event).get("name"))
+            session, given = arrive(request, text), _payload(event)
+            if session.stale("experiment", given.get("turn")):
+                return shown(session, None)
+            return open_preset(session, given.get("name"))
 
         def on_own(kind: str, full: bool) -> Callable[..., Any]:
             """Own data arrived; a stroke under way changes nothing but the view."""
@@ -302,7 +308,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         demo.load(at_load, address, everything, js=HASH_JS, **QUIET)
         follow.click(at_load, address, everything, js=HASH_JS, **QUIET)
         tabs.select(on_tab, address, everything, js=HASH_JS, **QUIET)
-        data.input(on_data, [data, address], everything, js=DATA_JS, **QUIET)
+        data.input(on_data, [data, address, turn], everything, js=DATA_JS, **QUIET)
         for card in (knobs, options):
             card.set(on_set, address, everything, js=HASH_JS, **QUIET)
             card.act(on_act, address, everything, js=HASH_JS, **QUIET)

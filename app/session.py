@@ -79,6 +79,7 @@ class Session:
             "look_for": kind.look_for,
             "paper": kind.paper,
             "dataset": self.experiment.dataset,
+            "points": 0 if self.experiment.points is None else len(self.experiment.points),
             "hash": address if len(address) <= MAX_HASH else "",
         }
         self.worker.post(extra={"about": about, "run": self._opened}, message=message)
@@ -284,7 +285,8 @@ class Session:
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < 1e12:
             raise BadInput(f"A branch begins at a step; got {shown(step)}.")
         with self._lock:
-            self._remember()
+            if self.worker.timeline.moments:  # else there is nothing to branch from, nor to undo
+                self._remember()
             self.worker.post(branch=int(step))
         return self.worker.redraw()
 

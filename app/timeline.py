@@ -29,7 +29,7 @@ class Timeline:
     as a minute, and takes no more room. The newest and the oldest always stay.
     """
 
-    def __init__(self, count: int = 32, size: int = 40 * 2**20) -> None:
+    def __init__(self, count: int = 44, size: int = 40 * 2**20) -> None:
         self.count, self.size = count, size
         self.moments: list[Moment] = []
 

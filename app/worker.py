@@ -31,7 +31,7 @@ Speed = Literal["single", "slow", "normal", "max"]
 SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
-CHECKPOINT_EVERY = 2.0  # seconds; twice as often while the beginning is kept densely
+CHECKPOINT_EVERY = 2.0  # seconds; more often in the beginning
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
 MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 PATIENCE = 60.0  # seconds that a question waits for its answer
@@ -91,7 +91,7 @@ class Worker:
         self._visible, self._left_at = True, 0.0
         self._hidden: frozenset[str] = frozenset()
         self._speed: Speed = "normal"
-        self._message = ""
+        self._message = self._notice = ""  # a notice is a message that nothing is wrong with
         self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
         self._questions = itertools.count()
         self._answers: dict[int, queue.SimpleQueue] = {}  # by the number of their question
@@ -333,7 +333,8 @@ class Worker:
                 drawing += 0.2 * (cost - drawing)
                 fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
                 yield frame, None
-            every = CHECKPOINT_EVERY / (2 if self._played < DENSE else 1)
+            # what happens first is what one goes back to
+            every = 0.25 if self._played < 3 else 1.0 if self._played < DENSE else CHECKPOINT_EVERY
             if time.monotonic() - saved > every:
                 saved = time.monotonic()
                 yield None, self._keep()
@@ -435,7 +436,7 @@ class Worker:
         self._branches = [s for s in self._branches if s <= moment.step] + [moment.step]
         self._clock(moment.step, False)
         self._played = moment.seconds
-        self._message = (
+        self._notice = self._message = (
             f"Branched from step {moment.step:,}: it goes on with the knobs as they are now. "
             "The dashed curves are what came before."
         )
@@ -503,6 +504,7 @@ class Worker:
             "kept": self.timeline.steps,
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
+        extra["notice"] = bool(frame.note) and frame.note == self._notice
         if self._watch is not None and self._watch.preset.matches(self.run.experiment):
             extra["preset"] = {
                 "name": self._watch.preset.name,

@@ -23,8 +23,10 @@ const el = (tag, attributes = {}, ...children) => {
 const view = () => document.querySelector('.gp-view')?.playgroundView;
 let state = {kind: 'other'};
 let points = [], strokes = [], tool = 'spray', brush = 0.06, components = [], selected = 0;
+let resting = false; // the tools are put away for now
+let cleared = false; // fewer points than a model can learn from: the server still has the old ones
 
-const editing = () => state.kind === 'points' && !state.large || state.kind === 'gaussians';
+const editing = () => !resting && (state.kind === 'points' && !state.large || state.kind === 'gaussians');
 
 // ---- sending: at once, then at most every SEND_MS, and always the last state
 
@@ -36,7 +38,8 @@ function send(end = false) {
     sentAt = performance.now();
     const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
     if (state.kind === 'points') {
-      if (points.length < FEWEST) return;
+      cleared = points.length < FEWEST;
+      if (cleared) return;
       trigger('points', {xy: points.flat(), begin: begun, end, turn});
     } else trigger('gaussians', {components, begin: begun, end, turn});
     begun = false;
@@ -45,7 +48,8 @@ function send(end = false) {
   if (end || rest <= 0) go(); else timer = setTimeout(go, rest);
 }
 
-const snap = v => Math.round(v * GRID) / GRID;
+// small units are not for the grid: there a thousandth may be all there is
+const snap = (v, box) => box[1] - box[0] < 2 ? v : Math.round(v * GRID) / GRID;
 
 // ---- the brush
 
@@ -57,7 +61,7 @@ function stroke(x, y, box) {
     // a disc filled evenly: as many points a touch for a large brush as for a small one
     for (let i = 0; i < 4 && points.length < MOST; i++) {
       const [t, s] = [Math.random() * 2 * Math.PI, r * Math.sqrt(Math.random())];
-      points.push([snap(x + s * Math.cos(t)), snap(y + s * Math.sin(t))]);
+      points.push([snap(between(x + s * Math.cos(t), box[0], box[1]), box), snap(between(y + s * Math.sin(t), box[2], box[3]), box)]);
     }
   }
   send();
@@ -149,7 +153,9 @@ function paintGaussians(c, px, a, panel) {
 function listen(panel, canvas) {
   let held = null;
   const at = event => {
-    const place = canvas.getBoundingClientRect(), a = panel.axes();
+    // the axes of the moment when the hand came down: what is drawn at the edge widens the
+    // picture, and would run away from the hand
+    const place = canvas.getBoundingClientRect(), a = (held && held.axes) || panel.axes();
     return [a.x0 + (event.clientX - place.left - a.left) / a.kx, a.y1 - (event.clientY - place.top - a.top) / a.ky];
   };
   const near = (event, [x, y], reach = 13) => {
@@ -165,20 +171,21 @@ function listen(panel, canvas) {
     if (state.kind === 'points') {
       strokes.push(points.slice());
       if (strokes.length > 50) strokes.shift();
-      held = {draws: true};
-      stroke(...at(event), panel.what.box);
+      held = {axes: panel.axes(), box: panel.what.box};
+      stroke(...at(event), held.box);
     } else {
       const tips = components[selected] ? ends(components[selected]) : [];
       const tip = tips.findIndex(end => near(event, end));
       const hit = components.findIndex(one => near(event, one));
-      if (tip >= 0) held = {tip};
-      else if (hit >= 0) { selected = hit; held = {moves: at(event), from: components[hit].slice()}; rows(); }
+      const frozen = {axes: panel.axes(), box: panel.what.box};
+      if (tip >= 0) held = {tip, ...frozen};
+      else if (hit >= 0) { selected = hit; held = {moves: at(event), from: components[hit].slice(), ...frozen}; rows(); }
     }
     repaint();
   });
   canvas.addEventListener('pointermove', event => {
     panel.cursor = at(event);
-    if (held && state.kind === 'points') stroke(...panel.cursor, panel.what.box);
+    if (held && state.kind === 'points') stroke(...panel.cursor, held.box);
     else if (held) drag(held, panel.cursor);
     repaint();
   });
@@ -202,7 +209,8 @@ function listen(panel, canvas) {
     if (way) {
       const by = (panel.what.box[1] - panel.what.box[0]) / 100 * (event.shiftKey ? 5 : 1);
       begun = true;
-      components[selected][0] += way[0] * by; components[selected][1] += way[1] * by;
+      const one = components[selected];
+      one[0] = between(one[0] + way[0] * by, -20, 20); one[1] = between(one[1] + way[1] * by, -20, 20);
       change();
     } else if (event.key === 'Delete' || event.key === 'Backspace') remove(selected);
     else return;
@@ -219,8 +227,8 @@ function drag(held, [x, y]) {
   const one = components[selected];
   if (!one) return;
   if (held.moves) {
-    one[0] = between(held.from[0] + x - held.moves[0], -20, 20);
-    one[1] = between(held.from[1] + y - held.moves[1], -20, 20);
+    one[0] = between(held.from[0] + x - held.moves[0], held.box[0], held.box[1]);
+    one[1] = between(held.from[1] + y - held.moves[1], held.box[2], held.box[3]);
   } else {
     const length = between(Math.hypot(x - one[0], y - one[1]) / 2, 0.03, 8);
     one[2 + held.tip] = length;
@@ -234,7 +242,7 @@ function change(end = true) { send(end); rows(); repaint(); }
 function add(x, y) {
   if (components.length >= 24) return;
   begun = true;
-  components.push([snap(x), snap(y), 0.4, 0.4, 0, 1]);
+  components.push([x, y, 0.4, 0.4, 0, 1]);
   selected = components.length - 1;
   change();
 }
@@ -251,7 +259,7 @@ function remove(i) {
 
 const counter = el('span', {class: 'count', role: 'status'});
 function count() {
-  counter.textContent = points.length < FEWEST ? `${points.length} points: ${FEWEST} are needed` : points.length >= MOST ? `${MOST.toLocaleString('en-US')} points: full` : `${points.length.toLocaleString('en-US')} points`;
+  counter.textContent = points.length < FEWEST ? `${points.length} points: ${FEWEST} are needed, and the model still learns the old ones` : points.length >= MOST ? `${MOST.toLocaleString('en-US')} points: full` : `${points.length.toLocaleString('en-US')} points`;
 }
 
 const list = el('div', {class: 'gaussians'});
@@ -259,7 +267,7 @@ function rows() {
   if (list.children.length !== components.length || list.contains(document.activeElement) === false) {
     list.replaceChildren(...components.map((_, i) => {
       const weight = el('input', {type: 'range', min: 0.05, max: 3, step: 0.05, 'aria-label': `Weight of Gaussian ${i + 1}`});
-      weight.addEventListener('pointerdown', () => { begun = true; });
+      for (const name of ['pointerdown', 'keydown']) weight.addEventListener(name, () => { begun = true; });
       weight.addEventListener('input', () => { components[i][5] = Number(weight.value); selected = i; send(); shares(); repaint(); });
       weight.addEventListener('change', () => send(true));
       const pick = el('button', {type: 'button', class: 'pick', 'aria-label': `Choose Gaussian ${i + 1}`, onclick: () => { selected = i; rows(); repaint(); }}, String(i + 1));
@@ -281,6 +289,11 @@ function shares() {
     const weight = row.querySelector('input');
     weight.style.setProperty('--fill', `${100 * (components[i][5] - 0.05) / 2.95}%`);
   });
+}
+
+function take(kind) {
+  resting = false;
+  if (state.kind === kind && !state.large) { build(); repaint(); } else trigger('edit', {kind});
 }
 
 function picker(accept, label, go) {
@@ -308,31 +321,34 @@ function segment(name, label, title) {
 }
 
 function build() {
+  document.body.classList.toggle('gp-editing', editing());
   const button = (label, title, go, pressed) => el('button', {type: 'button', class: 'gp-button', title, 'aria-pressed': pressed == null ? null : String(pressed), onclick: go}, label);
   const ways = el('div', {class: 'ways'},
-    button('Draw', 'Spray points on the picture; the model follows at once', () => trigger('edit', {kind: 'points'}), state.kind === 'points'),
-    button('Gaussians', 'Place, stretch and weigh Gaussians by hand: their density is exact', () => trigger('edit', {kind: 'gaussians'}), state.kind === 'gaussians'),
+    button('Draw', 'Spray points on the picture; the model follows at once', () => take('points'), state.kind === 'points' && editing()),
+    button('Gaussians', 'Place, stretch and weigh Gaussians by hand: their density is exact', () => take('gaussians'), state.kind === 'gaussians' && editing()),
     button('Upload', 'A table with two columns of numbers: CSV, TSV or JSON', () => table.click()),
     button('Image', 'The darkness of a picture becomes a density', () => image.click(), state.kind === 'picture'));
   const tools = [];
-  if (state.kind === 'points' && !state.large) {
+  if (resting && state.kind !== 'picture') {
+    // nothing in hand
+  } else if (state.kind === 'points' && !state.large) {
     const size = el('input', {type: 'range', min: 0.01, max: 0.2, step: 0.005, 'aria-label': 'Brush size'});
     size.value = brush;
     const fill = () => size.style.setProperty('--fill', `${100 * (brush - 0.01) / 0.19}%`);
     size.addEventListener('input', () => { brush = Number(size.value); fill(); repaint(); });
     fill();
     tools.push(
-      el('p', {}, 'Draw on ', el('b', {}, 'Model density'), ' or on the data beside it.'),
+      el('p', {}, 'Draw on the first picture, or on the data beside it.'),
       el('div', {class: 'segments'}, ...segment('spray', 'Spray', 'Add points'), ...segment('erase', 'Erase', 'Take points away')),
       el('label', {class: 'line'}, 'Brush', size),
-      el('div', {class: 'actions'}, button('Undo stroke', 'Take back the last stroke', undoStroke), button('Clear', 'An empty plane', () => { strokes.push(points); points = []; begun = true; count(); repaint(); })),
+      el('div', {class: 'actions'}, button('Undo stroke', 'Take back the last stroke', undoStroke), button('Clear', 'An empty plane', () => { strokes.push(points); points = []; cleared = begun = true; count(); repaint(); }), button('Done', 'Put the brush away', () => { resting = true; build(); repaint(); })),
       counter);
     count();
   } else if (state.kind === 'points') {
     tools.push(el('p', {}, `${state.count.toLocaleString('en-US')} points`, state.name ? ` from ${state.name}` : '', '. Their density is a kernel estimate.'));
   } else if (state.kind === 'gaussians') {
     tools.push(el('p', {}, 'Drag to move, squares to stretch and turn, double click to add. The slider is the weight.'), list,
-      el('div', {class: 'actions'}, button('+ Gaussian', 'Add one in the middle', () => add((Math.random() - 0.5) * 4, (Math.random() - 0.5) * 4))));
+      el('div', {class: 'actions'}, button('+ Gaussian', 'Add one in the middle', () => add((Math.random() - 0.5) * 4, (Math.random() - 0.5) * 4)), button('Done', 'Put the handles away', () => { resting = true; build(); repaint(); })));
     list.replaceChildren();
     rows();
   } else if (state.kind === 'picture') {
@@ -351,8 +367,14 @@ function build() {
 
 function onValue() {
   if (!props.value) return;
+  const before = state;
   state = JSON.parse(props.value);
-  if (state.kind === 'points' && !state.large) {
+  if (state.kind !== before.kind) { resting = false; cleared = false; }
+  // what was begun on an empty plane is not lost to an answer that still tells of the old points
+  const waiting = cleared && state.kind === 'points' && String(before.points) === String(state.points);
+  if (state.kind === 'points' && !state.large && !waiting) {
+    cleared = false;
+    if (before.kind === 'points' && String(before.points) !== String(state.points)) strokes = [];
     points = [];
     for (let i = 0; i < state.points.length; i += 2) points.push([state.points[i], state.points[i + 1]]);
   }

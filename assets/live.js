@@ -1936,6 +1936,19 @@
       this.element.replaceChildren(make("thead", "", head), body);
     }
 
+    /** Dim what was measured long before the step that is shown, and say when it was. */
+    age(step) {
+      for (const row of this.rows) {
+        const at = Number(row.element.dataset.step);
+        const old = at >= 0 && step - at > Math.max(30, 0.2 * step);
+        if (row.element.classList.contains("gp-stale") !== old) {
+          row.element.classList.toggle("gp-stale", old);
+        }
+        const text = old ? `Measured at step ${at.toLocaleString("en-US")}.` : "";
+        if (row.value.title !== text) row.value.title = text;
+      }
+    }
+
     laneName(lane) {
       return (this.laneNames && this.laneNames[lane]) || `Run ${lane + 1}`;
     }
@@ -2091,6 +2104,9 @@
       try {
         const frame = readFrame(base64, this.blocks);
         if (frame.missing) return this.missed(frame);
+        // an answer that was overtaken on its way; a restarted server counts from 1 again
+        const last = this.present;
+        if (last && frame.seq < last.seq && frame.t < last.t) return;
         this.present = frame;
         if (this.tape) {
           this.tape.add(frame, this.blocks);
@@ -2166,6 +2182,7 @@
       if (frame) {
         this.account(frame);
         if (!this.past) this.announce(frame);
+        else document.dispatchEvent(new CustomEvent("playground:past", { detail: frame.extra }));
       }
       // one graph a turn, so that the page never stands still for all of them
       const panel = this.toMount.shift();
@@ -2234,10 +2251,12 @@
       const about = this.blocks.get(frame.about);
       if (about !== this.about) this.describe(about);
       this.showNote(frame.note);
+      this.note.classList.toggle("gp-notice", !!this.extra.notice);
       this.showProgress(frame);
       this.metrics.laneNames = this.extra.lanes;
       const { what, fields, now } = frame.metrics;
       this.metrics.show(this.blocks.get(what), fields, now);
+      this.metrics.age(frame.step);
       this.put("metrics", this.metrics.element);
       this.showPanels(frame.panels);
     }
@@ -2394,6 +2413,7 @@
       const on = !this.root.classList.contains("gp-filled");
       if (on && this.enlarged !== id) this.enlarge(id);
       this.root.classList.toggle("gp-filled", on);
+      this.recolour(); // larger type
       document.body.classList.toggle("gp-has-filled", on);
       const full = document.fullscreenElement;
       // a frame may not be allowed the screen: then the window is what it fills

@@ -59,6 +59,8 @@
     const extra = event.detail || {};
     document.body.classList.toggle('gp-playing', !!extra.playing);
     const hash = extra.about && extra.about.hash;
+    // an experiment too large for a link has none: an old one would name another
+    if (hash === '' && /^#e=/.test(location.hash)) { own = ''; try { history.replaceState(history.state, '', location.pathname + location.search); } catch { /* a sandboxed frame */ } }
     if (hash && `#${hash}` !== location.hash) {
       own = hash;
       // replaced, not pushed: Back leaves the page, it doesn't walk through every slider move

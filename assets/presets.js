@@ -23,14 +23,22 @@ function promise(item) {
   return el('span', {class: `promise ${state}`}, el('i', {'aria-hidden': 'true'}, sign), el('span', {class: 'gp-unseen'}, `${text}: `), item.promise);
 }
 
+function take(name) {
+  now = {name, kept: null}; // at once: the next arrow key walks on from here
+  const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
+  trigger('preset', {name, turn});
+}
+
 function build() {
+  const focused = root.contains(document.activeElement) && document.activeElement.dataset.preset;
   root.replaceChildren(...items.map(item => {
     const open = item.name === now.name;
-    const button = el('button', {type: 'button', class: `preset ${item.role}`, 'data-preset': item.name, 'aria-pressed': String(open), title: item.look_for, onclick: () => trigger('preset', {name: item.name})},
+    const button = el('button', {type: 'button', class: `preset ${item.role}`, 'data-preset': item.name, 'aria-pressed': String(open), title: item.look_for, onclick: () => take(item.name)},
       el('i', {class: 'role', 'aria-hidden': 'true'}, MARK[item.role]), el('span', {class: 'gp-unseen'}, WORD[item.role]), el('b', {}, item.title));
     if (open) button.append(promise(item));
     return button;
   }));
+  if (focused) root.querySelector(`[data-preset="${CSS.escape(focused)}"]`)?.focus();
   banner();
 }
 
@@ -42,11 +50,13 @@ function banner() {
   if (!item) { place.replaceChildren(); return; }
   const other = items.find(one => one.name === item.pair);
   const line = el('div', {class: `gp-banner ${item.role}`}, el('b', {}, item.title), el('span', {}, item.look_for), promise(item));
-  if (other) line.append(el('button', {type: 'button', class: 'gp-button', onclick: () => trigger('preset', {name: other.name})}, item.role === 'break' ? `Mend it: ${other.title}` : `Break it: ${other.title}`));
+  if (other) line.append(el('button', {type: 'button', class: 'gp-button', onclick: () => take(other.name)}, item.role === 'break' ? `Mend it: ${other.title}` : `Break it: ${other.title}`));
   place.replaceChildren(line);
 }
 
-document.addEventListener('playground:frame', event => {
+// the tick is of the moment that is shown, be it past or present
+for (const name of ['playground:frame', 'playground:past']) document.addEventListener(name, event => {
+  if (name === 'playground:frame' && document.body.classList.contains('gp-rewound')) return;
   const next = (event.detail || {}).preset || {name: '', kept: null};
   if (next.name === now.name && next.kept === now.kept) return;
   now = next;
@@ -57,7 +67,7 @@ document.addEventListener('playground:walk', event => {
   if (!items.length) return;
   const at = items.findIndex(one => one.name === now.name);
   const next = at < 0 ? (event.detail > 0 ? 0 : items.length - 1) : (at + event.detail + items.length) % items.length;
-  trigger('preset', {name: items[next].name});
+  take(items[next].name);
 });
 
 function onValue() {

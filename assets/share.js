@@ -60,12 +60,17 @@ async function toClipboard(text) {
 }
 
 // ---- the page's own address, not that of a frame around it
-const address = () => location.href.split('#')[0].replace(/[?&]__(theme|sign)=[^&#]*/g, '') + location.hash;
+function address() {
+  const url = new URL(location.href);
+  for (const name of ['__theme', '__sign', 'view']) url.searchParams.delete(name);
+  return url.href;
+}
 
 async function link() {
   const url = address();
   if (!location.hash) return say('This experiment is too large for a link: save it as a file.');
-  if (await toClipboard(url)) say('Link copied: it opens this experiment anywhere');
+  const many = view()?.about?.points > 2000;
+  if (await toClipboard(url)) say(many ? 'Link copied: it carries 2,000 of your points. Save keeps them all' : 'Link copied: it opens this experiment anywhere');
   else show('Link to this experiment', url);
 }
 
@@ -95,6 +100,8 @@ async function page() {
       const value = row.querySelector('input.value')?.value ?? (row.querySelector('[role=switch]') ? (chosen ? 'on' : 'off') : chosen?.value);
       return [row.querySelector('label, .name')?.textContent ?? row.dataset.knob, value ?? ''];
     }));
+    const lanes = now.extra.lanes || [];
+    if (lanes.length) knobs['Side by side'] = lanes.join(' | ');
     const text = await window.PlaygroundExport.page(now, {title: title(), address: address(), knobs});
     download(`${slug(title())}.html`, text, 'text/html');
     say(`Saved as a web page, ${(text.length / 1e6).toFixed(1)} MB: it replays without a network`);

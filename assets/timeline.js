@@ -179,7 +179,7 @@
       this.replay = button("gp-replay", "▷", alone ? "Play (space)" : "Replay the run from its beginning");
       this.where = make("output", "gp-where");
       this.live = button("gp-live", "Live", "Back to the present (Esc)");
-      this.branch = button("gp-branch", "⑂ Branch", "Go on training from this moment");
+      this.branch = button("gp-branch", "↳ Branch", "Go on training from this moment");
       element.classList.add("gp-timeline");
       element.replaceChildren(this.replay, this.track, this.where);
       if (!alone) element.append(this.branch, this.live);
@@ -291,7 +291,7 @@
       this.where.hidden = !this.alone && !past;
       this.live.hidden = this.branch.hidden = !past;
       if (past && kept.length) {
-        const label = `⑂ Branch from ${count(this.keptNear(past.step))}`;
+        const label = `↳ Branch from ${count(this.keptNear(past.step))}`;
         if (this.branch.textContent !== label) this.branch.textContent = label;
       }
       this.branch.disabled = !kept.length;
@@ -301,7 +301,7 @@
       if (wanted === this.shownMarks) return;
       this.shownMarks = wanted;
       this.marks.replaceChildren(...branches.map((step) => {
-        const mark = make("i", "", "⑂");
+        const mark = make("i", "", "↳");
         mark.style.left = `${last ? (100 * this.tape.near(step)) / last : 0}%`;
         mark.title = `Branched at step ${count(step)}`;
         return mark;

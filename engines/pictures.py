@@ -248,8 +248,8 @@ def _curves(lane: Lane) -> list[Panel]:
         return Curve(name, np.asarray(track.steps), np.asarray(track.values), role, ghost=ghost)
 
     def above_zero(curve: Curve) -> Curve:
-        # an estimate may fall below zero, where a logarithmic axis has no place
-        curve.y = np.maximum(curve.y, 1e-5)
+        # an estimate may fall below zero, where a logarithmic axis has no place: a gap
+        curve.y = np.where(curve.y > 0, curve.y, np.nan)
         return curve
 
     def losses() -> list[Mark]:

@@ -423,6 +423,8 @@ class Run:
             lane.fresh = fresh
             for panel in [*pictures.shared(lane), *lane.engine.panels()]:
                 panel.lane = lane.index
+                if lane.label and len(self.lanes) > 1 and lane.label not in panel.title:
+                    panel.title = f"{panel.title} · {lane.label}"
                 if panel.id in hidden:
                     lane.panels.pop(panel.id, None)
                     continue

@@ -361,3 +361,23 @@ def test_a_running_model_follows_a_dragged_gaussian():
     run.feed(run.experiment.but(options={"components": moved})).train(steps=20)
     assert run.step == 40
     assert (run.engine.components()[1].mean(0) - before)[0] > 0.5
+
+
+def test_columns_of_very_different_scales_are_made_comparable_and_it_is_said():
+    from app.own import comparable
+
+    rng = np.random.default_rng(0)
+    points = rng.normal([5, 1.7e9], [1, 4000], (500, 2))
+    scaled, note = comparable(points, "a", "b")
+    assert scaled.mean(0) == pytest.approx([0, 0], abs=1e-9)
+    assert scaled.std(0) == pytest.approx([1, 1])
+    assert "a and b" in note and note.endswith(".")
+    usual = rng.normal([5, 3], [1, 6], (500, 2))
+    same, nothing = comparable(usual, "a", "b")
+    assert nothing == "" and same is usual
+
+
+def test_points_on_a_slanted_line_are_refused():
+    x = np.linspace(-1, 1, 100)
+    with pytest.raises(BadInput, match="one line"):
+        PointsDataset(np.stack([x, 2 * x + 1], 1))

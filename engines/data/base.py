@@ -213,6 +213,8 @@ class PointsDataset(Dataset):
         self.scale = self.xy.astype(np.float64).std(0)
         if (self.scale < 1e-9).any():
             raise BadInput("All points lie on one vertical or horizontal line or spot.")
+        if abs(np.corrcoef(self.xy.astype(np.float64).T)[0, 1]) > 1 - 1e-9:
+            raise BadInput("All points lie on one line: no density in the plane describes them.")
         self.extent = extent_around(self.xy)
 
     @cached_property

@@ -145,7 +145,7 @@ def test_gaussians_are_dragged_stretched_added_weighed_and_removed(mixture):
 def test_a_table_is_read_its_columns_chosen_and_what_is_wrong_is_named(mixture):
     page = mixture
     rng = np.random.default_rng(0)
-    rows = rng.normal([100, 5, -3], [10, 1, 0.2], (300, 3))
+    rows = rng.normal([100, 5, -3], [10, 1, 0.8], (300, 3))
     table = "height,age,dose\n" + "\n".join(",".join(f"{v:.3f}" for v in row) for row in rows)
     chooser = page.locator(".gp-own input[type=file]").first
     before = page.evaluate("location.hash")
