@@ -268,6 +268,29 @@ class Selection:
 # ---------------------------------------------------------------- the engine
 
 
+def revive(g: Gaussians, z: Tensor, covariance: str) -> Gaussians:
+    """Begin again with components that have next to no data left: only when data changed.
+
+    EM never gives such a component a point again. One by one they are put on the row of z
+    (N, D) that the others explain worst, with the share and size of one of K.
+    """
+    k, dim = g.mean.shape
+    starved = g.log_weight.exp() < 0.05 / k
+    if not starved.any():
+        return g
+    weight, mean, cov = g.log_weight.exp(), g.mean.clone(), g.cov.clone()
+    log_q = torch.logsumexp(log_joint(g, z), 0)
+    size = z.double().var(0).mean().clamp_min(1e-6) / k ** (2 / dim)
+    for i in starved.nonzero().flatten().tolist():
+        mean[i] = z[log_q.argmin()]
+        if covariance != "tied":  # which has one covariance for all
+            cov[i] = torch.eye(dim, dtype=cov.dtype, device=cov.device) * size
+        weight[i] = 1 / k
+        one = Gaussians(weight[i : i + 1].log(), mean[i : i + 1], cov[i : i + 1])
+        log_q = torch.logaddexp(log_q, log_joint(one, z)[0])
+    return Gaussians((weight / weight.sum()).log(), mean, cov)
+
+
 class Mixture(Engine):
     """Gaussian mixture: the model that says which of K clouds each point came from."""
 
@@ -368,10 +391,8 @@ class Mixture(Engine):
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
         if self.fit == "EM":
-            # EM never gives a weight of 0 a point again: what the old data killed may live now
-            weight = self.log_weight.exp()
-            weight = torch.where(weight < 1e-6, 1e-3 / len(weight), weight)
-            self.log_weight = (weight / weight.sum()).log()
+            revived = revive(self.gaussians(), self._z, self.covariance)
+            self.log_weight, self.mean, self.cov = revived
 
     def refresh(self) -> None:
         self._choose(self.first_rng())
