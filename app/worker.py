@@ -311,8 +311,8 @@ class Worker:
             self._read_mail()
             playing = steps is None
             # what Run spends on pictures and numbers is a share of the time already; what
-            # a frame costs beside that may take an eighth, else frames come less often
-            period = max(1 / self.fps, fixed / 0.12)
+            # a frame costs beside that may take a tenth, else frames come less often
+            period = max(1 / self.fps, fixed / 0.1)
             if playing and self._speed == "max":
                 period = max(period, 0.25)
             until = time.perf_counter() + max(period - drawing, 0.002)

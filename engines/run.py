@@ -27,7 +27,7 @@ from engines.marks import Frame, Metric, Panel
 from engines.metrics import Probe, forget, probes
 
 MAX_CHECKPOINT = 256 * 2**20
-PANEL_SHARE, PROBE_SHARE = 0.10, 0.06  # of the wall time, while frames are streamed
+PANEL_SHARE, PROBE_SHARE = 0.08, 0.05  # of the wall time, while frames are streamed
 
 
 class Diverged(ArithmeticError):
