@@ -1,4 +1,4 @@
-"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality`.
+"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality memory`.
 
 Ratios are taken side by side in one run: absolute figures belong to one machine.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import browser, loop, quality, visitors
+from bench import browser, loop, memory, quality, visitors
 
 PARTS = {
     "loop": loop.main,
     "browser": browser.main,
     "visitors": visitors.main,
     "quality": quality.main,
+    "memory": memory.main,
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ JSON, with a format version and *all* knobs: defaults may change, links must not
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,7 +141,7 @@ class Experiment:
         out: dict[str, Any] = {
             "version": VERSION,
             "dataset": self.dataset,
-            "options": dict(self.options),
+            "options": copy.deepcopy(dict(self.options)),
             "engine": self.engine,
             "knobs": dict(self.knobs),
             "seed": self.seed,
