@@ -12,7 +12,7 @@
   "use strict";
 
   const DENSE = 10; // seconds at the beginning from which nothing is thinned out
-  const COUNT = 420; // frames at most
+  const COUNT = 320; // frames at most
   const SIZE = 48e6; // bytes at most
   const PLAY_SECONDS = 8; // a replay takes as long, however long the run was
 

@@ -131,7 +131,7 @@ def test_the_tape_stays_small_however_long_the_run(played):
         }}"""
     )
     (n10, dense10, last10, early10), (n60, dense60, last60, early60) = sizes
-    assert n10 == n60 <= 420
+    assert n10 == n60 <= 320
     assert dense10 == dense60 == 41 and (last10, last60) == (600, 3600)
     assert early10 > early60 > 60
 
