@@ -68,7 +68,7 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
                 "name": name, "about": kind.about, "source": kind.source, "kind": kind.kind,
                 "shape": list(example.shape), "classes": kind.classes,
                 "extent": list(example.extent) if kind.kind == "plane" else None,
-                "density": "exact" if example.has_density else None,
+                "density": "exact" if example.exact else None,
                 "options": [_spec(entry) for entry in kind.knobs.values()],
             })  # fmt: skip
         return out

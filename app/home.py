@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from app.clips import experiment_of, path_of
 from app.share import to_hash
-from app.view import ASSETS, _served
+from app.view import ASSETS, served
 from engines import ENGINES, Engine, Experiment, families
 from engines.base import DensityKind, Principle
 
@@ -228,7 +228,7 @@ def _clip(engine: type[Engine]) -> str:
         return '<div class="home-clip"><p class="home-quiet">No recording yet.</p></div>'
     about = provenance(path)
     return (
-        f'<div class="home-clip" data-clip="{escape(_served(path))}">'
+        f'<div class="home-clip" data-clip="{escape(served(path))}">'
         f'<canvas role="img" aria-label="{escape(about)}"></canvas>'
         f'<p class="home-step" title="{escape(about)}" aria-hidden="true"></p></div>'
     )
@@ -254,5 +254,5 @@ def provenance(path: Path) -> str:
 def head() -> str:
     """The style and the script of the home page, for the page's head."""
     # a file of its own: Gradio rewrites the selectors of `css`, and stumbles over these
-    style = f'<link rel="stylesheet" href="{_served(ASSETS / "home.css")}">'
+    style = f'<link rel="stylesheet" href="{served(ASSETS / "home.css")}">'
     return f"{style}<script>{(ASSETS / 'home.js').read_text()}</script>"

@@ -1,31 +1,14 @@
-"""The Share menu: assets/share.js within Gradio."""
+"""What the Share menu asks of the server."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
-
-import gradio as gr
 
 from app.share import file_name, to_python
 from engines import BadInput, Experiment
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 _numbers = itertools.count(1)  # so that the same answer twice is two answers
-
-
-class ShareMenu(gr.HTML):
-    """Its value is the answer to what was asked. Events: 'ask' {what}, 'open' {text}."""
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(
-            "",
-            html_template='<div class="gp-share"></div>',
-            js_on_load=(ASSETS / "share.js").read_text(),
-            apply_default_css=False,
-            **kwargs,
-        )
 
 
 def answer(experiment: Experiment, what: object) -> str:

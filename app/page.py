@@ -12,9 +12,8 @@ from typing import Any
 import gradio as gr
 
 from app import api, home, own, thumbs
-from app.controls import ASSETS, Controls
-from app.editor import DataEditor, PresetList
-from app.menu import ShareMenu, answer
+from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
+from app.menu import answer
 from app.presets import for_family, named
 from app.session import Session, Visitors, plain
 from app.share import read_hash
@@ -147,7 +146,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 gr.Tabs(selected=session.family),
                 gr.Radio(value=known if known in DATASETS else None),
                 plain(own.state(session)),
-                plain([preset.spec() for preset in for_family(session.family)]),
+                tries_of(session.family),
             ]
 
         def handler(method: Callable[..., str | None]) -> Callable[..., list[Any]]:
@@ -200,9 +199,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             session = arrive(request, text)
             given = _payload(event)
             method = Session.set_option if given.get("where") == "dataset" else Session.set
-            return handler(method)(
+            found = handler(method)(
                 session, given.get("name"), given.get("value"), given.get("turn")
             )
+            return found[:3]
 
         def on_act(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             given = _payload(event)
@@ -310,7 +310,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         tabs.select(on_tab, address, everything, js=HASH_JS, **QUIET)
         data.input(on_data, [data, address, turn], everything, js=DATA_JS, **QUIET)
         for card in (knobs, options):
-            card.set(on_set, address, everything, js=HASH_JS, **QUIET)
+            # a knob that is dragged sends twenty of these a second: only what it can change
+            card.set(on_set, address, everything[:3], js=HASH_JS, **QUIET)
             card.act(on_act, address, everything, js=HASH_JS, **QUIET)
             card.beside(on_beside, address, everything, js=HASH_JS, **QUIET)
         view.act(on_act, address, everything, js=HASH_JS, **QUIET)
@@ -338,6 +339,12 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
     demo.visitors = visitors
     return demo.queue(default_concurrency_limit=VISITORS, max_size=4 * VISITORS)
+
+
+@functools.cache
+def tries_of(family: str) -> str:
+    """JSON of a tab's presets."""
+    return plain([preset.spec() for preset in for_family(family)])
 
 
 def _payload(event: gr.EventData) -> dict[str, Any]:

@@ -134,13 +134,21 @@ class Watch:
 
     def __init__(self, preset: Preset) -> None:
         self.preset, self.kept, self._step = preset, None, 0
+        self._judged: Experiment | None = None
+        self._fits = False
+
+    def fits(self, experiment: Experiment) -> bool:
+        """Whether the run is still this preset; worked out anew only when something changed."""
+        if experiment is not self._judged:
+            self._judged, self._fits = experiment, self.preset.matches(experiment)
+        return self._fits
 
     def see(self, run: Run) -> bool | None:
         """True: kept; False: broken; None: not decided, or the knobs were changed before."""
         if run.step < self._step:  # begun again
             self.kept = None
         self._step = run.step
-        if self.kept is None and self.preset.matches(run.experiment):
+        if self.kept is None and self.fits(run.experiment):
             promise = self.preset.promise
             self.kept = promise.see(run)
             if self.kept is None and run.step >= promise.within_steps and not run.diverged:
@@ -184,6 +192,8 @@ class Preset:
 
     def matches(self, experiment: Experiment) -> bool:
         """Whether an experiment is this one, whatever its seed and how it is looked at."""
+        if experiment.points is not None:  # none of ours, and long to compare
+            return False
         return _essence(experiment) == _essence(self.experiment)
 
     def words(self) -> str:
@@ -244,8 +254,6 @@ def named(name: str) -> Preset:
 
 def matching(experiment: Experiment) -> Preset | None:
     """The preset that an experiment is, however it was opened."""
-    if experiment.points is not None:
-        return None
     return next((preset for preset in presets() if preset.matches(experiment)), None)
 
 

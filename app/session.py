@@ -49,8 +49,7 @@ class Session:
         self._chosen: dict[str, str] = {}  # family → the engine last used in it
         self._undo: list[tuple[Experiment, int]] = []  # with the name of its checkpoint
         self._saves = 0
-        self.table: Any = None  # what was uploaded last: (Table, x column, y column)
-        self.latest: bytes | None = None  # what a lost worker would go on from
+        self.table: Any = None  # what was uploaded last: (Table, name, x, y, its points)
         self._turns: dict[str, float] = {}  # the newest message heard of each kind
         self._opened = 0  # how many experiments so far; the page's first event opens one
 
@@ -338,9 +337,7 @@ class Session:
             if (frame := self.worker.redraw()) is not None:
                 yield frame
             return
-        for frame, checkpoint in self.worker.stream(steps):
-            if checkpoint is not None:
-                self.latest = checkpoint
+        for frame, _ in self.worker.stream(steps):
             if frame is not None:
                 yield frame
 
@@ -386,7 +383,6 @@ class Session:
         self._parked.clear()
         self._undo.clear()
         self.worker.saves.clear()
-        self.latest = None
 
     # ------------------------------------------------------------ what the page shows
 

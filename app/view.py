@@ -37,7 +37,7 @@ if (window.PlaygroundView) {
 
 
 @functools.cache
-def _served(path: Path) -> str:
+def served(path: Path) -> str:
     """The address of a file; it changes with the content, so that no stale copy is used."""
     gr.set_static_paths([path])
     digest = hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
@@ -48,11 +48,11 @@ def _served(path: Path) -> str:
 def head() -> str:
     """The scripts and styles that a page with a LiveView needs."""
     return (
-        f'<link rel="stylesheet" href="{_served(ASSETS / "live.css")}">'
-        f'<script src="{_served(PLOTLY_JS)}"></script>'
-        f'<script src="{_served(ASSETS / "timeline.js")}"></script>'
-        f'<script src="{_served(ASSETS / "live.js")}"></script>'
-        f'<script src="{_served(ASSETS / "export.js")}"></script>'
+        f'<link rel="stylesheet" href="{served(ASSETS / "live.css")}">'
+        f'<script src="{served(PLOTLY_JS)}"></script>'
+        f'<script src="{served(ASSETS / "timeline.js")}"></script>'
+        f'<script src="{served(ASSETS / "live.js")}"></script>'
+        f'<script src="{served(ASSETS / "export.js")}"></script>'
     )
 
 

@@ -505,7 +505,7 @@ class Worker:
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
         extra["notice"] = bool(frame.note) and frame.note == self._notice
-        if self._watch is not None and self._watch.preset.matches(self.run.experiment):
+        if self._watch is not None and self._watch.fits(self.run.experiment):
             extra["preset"] = {
                 "name": self._watch.preset.name,
                 "kept": self._watch.see(self.run) if measure else self._watch.kept,

@@ -2414,7 +2414,6 @@
       if (on && this.enlarged !== id) this.enlarge(id);
       this.root.classList.toggle("gp-filled", on);
       this.recolour(); // larger type
-      document.body.classList.toggle("gp-has-filled", on);
       const full = document.fullscreenElement;
       // a frame may not be allowed the screen: then the window is what it fills
       if (on && !full) this.root.requestFullscreen?.().catch(() => {});
