@@ -39,7 +39,7 @@ def numbers(run: Run, fresh: bool = False) -> dict[str, Any]:
         lanes[metric.lane]["metrics"][metric.name] = {
             "value": number(metric.value), "se": number(metric.se), "unit": metric.unit,
             "kind": metric.kind, "floor": number(metric.floor), "step": metric.step,
-            "note": metric.note,
+            "note": metric.note, "kernel_estimate": number(metric.rival),
         }  # fmt: skip
     for lane, out in zip(run.lanes, lanes, strict=True):
         out["losses"] = {k: number(t.values[-1]) for k, t in lane.tracks.items() if t.values}

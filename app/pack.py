@@ -270,7 +270,7 @@ def _thinned(n: int, limit: int = CURVE_POINTS) -> np.ndarray | slice:
     return slice(None) if n <= limit else np.rint(np.linspace(0, n - 1, limit)).astype(int)
 
 
-_CHANGING = ("value", "se", "floor", "step", "note")
+_CHANGING = ("value", "se", "floor", "step", "note", "rival")
 
 
 def _metrics(metrics: Sequence[Metric], blocks: _Blocks) -> dict[str, Any]:

@@ -254,7 +254,8 @@ class Metric:
     """A number that says what it is.
 
     kind: exact | bound | estimate; `se` its standard error; `floor` what two fresh true
-    samples would give (or the ideal value); `goal` says which way is better, or the value.
+    samples would give (or the ideal value). `rival` is the same number for a kernel estimate
+    of the data (see engines/rival.py), and NaN or None where there is none.
     """
 
     name: str
@@ -269,6 +270,7 @@ class Metric:
     of: int | None = None
     note: str = ""
     lane: int = 0
+    rival: float | None = None
 
 
 @dataclass

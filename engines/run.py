@@ -25,6 +25,7 @@ from engines.experiment import Experiment
 from engines.knobs import BadInput, shown
 from engines.marks import Frame, Metric, Panel
 from engines.metrics import Probe, forget, probes
+from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
 PANEL_SHARE, PROBE_SHARE = 0.08, 0.05  # of the wall time, while frames are streamed
@@ -396,7 +397,10 @@ class Run:
                     self._note(lane, metric)
             lane.probed_at[probe.name], lane.probed_key[probe.name] = now, key
             self._spend(self._probe_budget, begin)
+        beaten = rival(self.pool)
         for lane in self.lanes:
+            for metric in lane.metrics.values():
+                metric.rival = beaten.get(metric.name)
             # the page shows them in the order of the probes, whichever came first
             order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
             lane.metrics = dict(
