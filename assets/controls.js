@@ -115,8 +115,17 @@ const mark = knob => knob.live ? el('span', {class: 'live', title: 'Takes effect
 
 // ---- the card
 
-function group(title, knobs) {
-  if (!knobs.length) return [];
+// what is seldom changed is folded away, so that the numbers below it stay in sight
+function fold(title, help, ...nodes) {
+  if (!nodes.length) return [];
+  const key = `gp-fold-${title}`;
+  const box = el('details', {class: 'fold'}, el('summary', {title: help}, title), ...nodes);
+  try { box.open = localStorage.getItem(key) === 'open'; } catch { /* storage may be refused */ }
+  box.addEventListener('toggle', () => { try { localStorage.setItem(key, box.open ? 'open' : 'shut'); } catch { /* likewise */ } });
+  return [box];
+}
+
+function group(knobs) {
   const nodes = knobs.map(knob => {
     const id = `knob-${state.where}-${knob.name}`;
     const row = knob.kind === 'choice' ? choice(knob, id) : knob.kind === 'bool' ? toggle(knob, id) : slider(knob, id);
@@ -124,7 +133,7 @@ function group(title, knobs) {
     rows.set(knob.name, row);
     return row.node;
   });
-  return [...(title ? [el('h4', {}, title)] : []), ...nodes];
+  return nodes;
 }
 
 function build() {
@@ -138,10 +147,11 @@ function build() {
     return [input, el('label', {for: `beside-${i}`}, name)];
   });
   root.replaceChildren(
-    ...group('', training),
+    ...group(training),
     ...(actions.length ? [el('div', {class: 'actions'}, ...actions)] : []),
-    ...group('Picture', view),
-    ...(compare.length ? [el('h4', {title: 'Run another setting in lockstep on the same data and seed'}, 'Side by side with'), el('div', {class: 'segments beside'}, ...compare.flat())] : []),
+    ...fold('Side by side with', 'Run another setting in lockstep on the same data and seed',
+      ...(compare.length ? [el('div', {class: 'segments beside'}, ...compare.flat())] : [])),
+    ...fold('Picture', 'What is shown; training does not notice', ...group(view)),
   );
 }
 
@@ -168,6 +178,8 @@ function onValue() {
     const row = rows.get(knob.name);
     if (!newer(knob.name) && !(touched && row.node.contains(touched) && waiting.get(knob.name)?.timer)) row.show(knob.value);
   }
+  // a comparison under way is never hidden
+  if (!same && (state.compare || {}).chosen?.length) root.querySelector('.fold:has(.beside)').open = true;
   for (const input of root.querySelectorAll('.beside input')) input.checked = ((state.compare || {}).chosen || []).includes(input.value);
   refresh();
 }

@@ -433,9 +433,11 @@ class Run:
                     lane.panels.pop(panel.id, None)
                     continue
                 missing = panel.id not in lane.panels
-                late = (now - lane.drawn_at.get(panel.id, -np.inf)) * panel.hz
-                urgency = late * (4 if panel.size == "large" else 1)
-                wanted.append((fresh or missing, late >= 1, urgency, lane, panel))
+                waited = now - lane.drawn_at.get(panel.id, -np.inf)
+                # by seconds waited, not by turns missed: on a busy machine the quick large
+                # panels would take every turn, and the small ones stand still
+                urgency = waited * (3 if panel.size == "large" else 1)
+                wanted.append((fresh or missing, waited * panel.hz >= 1, urgency, lane, panel))
         for must, due, _, lane, panel in sorted(wanted, key=lambda w: (w[0], w[2]), reverse=True):
             # a curve costs next to nothing, and shall not wait for the fields
             cheap = lane.panel_cost.get(panel.id, 1.0) < 0.002

@@ -311,6 +311,7 @@ def test_dragging_a_handle_moves_its_path(page):
 
 
 def test_space_presses_the_switch_that_has_the_focus(page):
+    page.locator(".fold summary", has_text="Picture").click()
     switch = page.locator("[data-knob=averaged] input")
     switch.focus()
     switch.press(" ")
