@@ -2222,6 +2222,10 @@
       this.stats.step = frame.step;
       if (frame.consumed) return; // of the past: it was counted when it came
       this.stats.drawn++;
+      if (this.past) {
+        frame.consumed = true; // a frame that was overtaken when it came: nobody waits for it
+        return;
+      }
       this.stats.ages.push(Date.now() - frame.t);
       if (this.stats.ages.length > 1000) this.stats.ages.splice(0, 100);
       this.consumed(frame);
