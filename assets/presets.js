@@ -5,6 +5,10 @@ const root = element.querySelector('.gp-presets');
 const MARK = {break: '✕', mend: '✓', show: '◦'};
 const WORD = {break: 'Breaks: ', mend: 'Mends: ', show: ''};
 let items = [], now = {name: '', kept: null};
+// The sentence above the pictures is for who asked for a preset: a tab's defaults may happen to
+// equal one, and then the list's mark is enough. An address asks for what it names.
+let chosen = '', byAddress = /^#e=/.test(location.hash);
+window.addEventListener('hashchange', () => { byAddress = /^#e=/.test(location.hash); });
 
 const el = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -24,6 +28,8 @@ function promise(item) {
 }
 
 function take(name) {
+  chosen = name;
+  byAddress = false;
   now = {name, kept: null}; // at once: the next arrow key walks on from here
   const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
   trigger('preset', {name, turn});
@@ -46,7 +52,7 @@ function build() {
 function banner() {
   const place = document.querySelector('[data-slot="preset"]');
   if (!place) return;
-  const item = items.find(one => one.name === now.name);
+  const item = items.find(one => one.name === now.name && one.name === chosen);
   if (!item) { place.replaceChildren(); return; }
   const other = items.find(one => one.name === item.pair);
   const line = el('div', {class: `gp-banner ${item.role}`}, el('b', {}, item.title), el('span', {}, item.look_for), promise(item));
@@ -57,8 +63,10 @@ function banner() {
 // the tick is of the moment that is shown, be it past or present
 for (const name of ['playground:frame', 'playground:past']) document.addEventListener(name, event => {
   if (name === 'playground:frame' && document.body.classList.contains('gp-rewound')) return;
-  const next = (event.detail || {}).preset || {name: '', kept: null};
-  if (next.name === now.name && next.kept === now.kept) return;
+  const {preset, about} = event.detail || {}, next = preset || {name: '', kept: null};
+  const asked = byAddress && about && `#${about.hash}` === location.hash;
+  if (asked) { byAddress = false; chosen = next.name; }
+  if (next.name === now.name && next.kept === now.kept && !asked) return;
   now = next;
   build();
 });

@@ -189,6 +189,18 @@ def test_an_image_becomes_a_density(mixture):
     changed(page, before)
 
 
+def test_the_sentence_of_a_preset_is_for_who_asked_for_it(mixture, server, browser):
+    """The tab's defaults equal a preset: the list marks it, and nothing is pushed down."""
+    page = mixture
+    page.wait_for_selector("[data-preset=mixture-enough][aria-pressed=true]")
+    assert page.locator(".gp-banner").count() == 0
+    other = open_page(browser, page.url)  # who sends a link asks for what it names
+    other.wait_for_selector(".gp-banner")
+    other.context.close()
+    page.click("[data-preset=mixture-enough]")
+    page.wait_for_selector(".gp-banner")
+
+
 def test_a_preset_opens_plays_and_is_ticked_and_its_other_half_is_a_click_away(mixture):
     page = mixture
     page.click("[data-preset=mixture-too-few]")

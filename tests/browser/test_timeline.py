@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Frame, Page
 
 from engines import Experiment
 from tests.browser.conftest import Server, open_page
@@ -235,6 +238,73 @@ def test_the_link_is_copied(server, browser):
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     assert "#e=" in page.url
     page.context.close()
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        """Nothing: what is asked for is no news."""
+
+
+@pytest.fixture
+def framed(server, browser, tmp_path) -> Iterator[tuple[Page, Frame]]:
+    """The page within a frame of a page of another origin, as a Space shows it."""
+    body = (
+        "<!doctype html><title>a Space</title>"
+        f'<iframe src="{server.url}?__theme=dark" style="width: 100%; height: 780px"></iframe>'
+    )
+    (tmp_path / "index.html").write_text(body)
+    handler = functools.partial(Silent, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as parent:
+        threading.Thread(target=parent.serve_forever, daemon=True).start()
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{parent.server_port}/", wait_until="domcontentloaded")
+        frame = page.frame_locator("iframe").owner.element_handle().content_frame()
+        frame.wait_for_function("window.playground && window.playground.ready", timeout=60_000)
+        assert frame.evaluate("() => { try { parent.document; return 1 } catch { return 0 } }") == 0
+        yield page, frame
+        context.close()
+        parent.shutdown()
+
+
+def test_from_within_a_frame_the_link_is_the_apps_own(framed, server, browser):
+    page, frame = framed
+    frame.evaluate(
+        "document.addEventListener('copy', () => { window.copied = String(getSelection())"
+        " || document.activeElement.value; })"
+    )
+    frame.get_by_role("tab", name="Mixture", exact=True).click()
+    frame.wait_for_function("document.querySelector('.gp-head h2').textContent.includes('mixture')")
+    frame.click("[data-preset=mixture-too-few]")
+    frame.wait_for_selector(".gp-banner")
+    frame.click("#gp-share")
+    frame.click('[data-name="Copy link"]')
+    frame.wait_for_selector(".gp-toast.shown, .gp-dialog[open]")
+    link = frame.evaluate(
+        "document.querySelector('.gp-dialog[open] textarea')?.value || window.copied"
+    )
+    assert link == server.url + frame.evaluate("location.hash")
+    assert "#" not in page.url, "nothing of it is in the parent's address"
+    other = open_page(browser, link)
+    try:
+        assert other.inner_text(".gp-banner b") == frame.inner_text(".gp-banner b")
+        assert other.evaluate("location.hash") == frame.evaluate("location.hash")
+    finally:
+        other.context.close()
+
+
+def test_a_frame_without_a_clipboard_shows_the_link_selected(framed, server):
+    _, frame = framed
+    frame.evaluate("document.execCommand = () => false")  # as a strict browser answers
+    frame.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    frame.click("#gp-share")
+    frame.click('[data-name="Copy link"]')
+    box = frame.locator(".gp-dialog[open] textarea")
+    assert box.input_value() == server.url + frame.evaluate("location.hash")
+    marked = box.evaluate(
+        "e => document.activeElement === e && e.value.slice(e.selectionStart, e.selectionEnd)"
+    )
+    assert marked == box.input_value()
 
 
 def test_a_double_click_fills_the_screen_and_escape_leaves_it(played):
