@@ -88,7 +88,7 @@
     /** The typed array or the object that a reference names; the same one every time. */
     get(reference) {
       // what the timeline shows may be long gone from what is held for the stream
-      const kept = this.tape && this.tape.blocks.get(reference.hash);
+      const kept = this.tape && this.tape.find(reference.hash);
       const block = this.held.get(reference.hash) || (kept && kept.block);
       if (!block) throw new Error(`block ${reference.hash} is missing`);
       if (block.value === undefined) {
@@ -1774,6 +1774,7 @@
   const WEIGHT = { large: 1, small: 1, wide: 1.35 };
   // height over width of a cell: large pictures are square, as their axes are
   const SHAPE = { large: 0.98, small: 0.84, wide: 0.55 };
+  const CAPTION = 46; // pixels of a row beside its pictures, in a lecture's type
   const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
   /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side. */
@@ -1847,13 +1848,14 @@
     panel.figure.classList.toggle("gp-large", !!large);
   }
 
-  function placeRow(row, order, width, filled) {
+  /** Give a row its place. most: the height that its pictures may have, in pixels. */
+  function placeRow(row, order, width, filled, most) {
     const screen = Math.max(480, window.innerHeight);
     const tall = (size, cell) =>
-      Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size]));
+      Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size], most));
     if (row.feature) {
       const [big, ...others] = row.panels;
-      const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25);
+      const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25, most / 2 - 20);
       place(big, order, 36, 2 * height + 40, { rowSpan: 2 });
       others.forEach((panel, i) => place(panel, order + i + 1, 24, height));
       return;
@@ -2053,9 +2055,11 @@
       this.onVisible = () => this.looked();
       document.addEventListener("visibilitychange", this.onVisible);
       this.onKey = (event) => {
-        if (event.key !== "Escape" || this.enlarged === null || this.past) return;
-        if (this.root.classList.contains("gp-filled")) this.fill(this.enlarged);
-        else this.enlarge(null);
+        if (event.key !== "Escape" || this.enlarged === null) return;
+        if (this.root.classList.contains("gp-filled")) {
+          event.stopImmediatePropagation(); // one thing at a time: what is past stays in view
+          this.fill(this.enlarged);
+        } else if (!this.past) this.enlarge(null);
       };
       // the browser's own Esc leaves the full screen: so does the panel
       this.onFull = () => {
@@ -2086,7 +2090,8 @@
     }
 
     get visible() {
-      return !document.hidden && this.root.offsetParent !== null;
+      // not offsetParent: what fills the window is fixed, and has none
+      return !document.hidden && this.root.getClientRects().length > 0;
     }
 
     /** Tell the page when the view goes out of sight or comes back, and catch up. */
@@ -2111,7 +2116,7 @@
         if (this.tape) {
           this.tape.add(frame, this.blocks);
           // another run has begun, or a branch before what was looked at
-          if (!this.tape.entries.includes(this.past)) this.past = null;
+          if (!this.tape.holds(this.past)) this.past = null;
         }
         if (!this.past) this.next = frame;
         if (!this.visible) this.unseen(frame);
@@ -2362,8 +2367,13 @@
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
       const filled = this.root.classList.contains("gp-filled");
-      for (const row of arrange(panels, width, this.enlarged)) {
-        placeRow(row, order, width, filled);
+      const rows = arrange(panels, width, this.enlarged);
+      const main = rows.filter((row) => row.panels[0].what.size === "large");
+      // a lecture's page says what stands around the pictures: the main ones share the rest
+      const around = parseFloat(getComputedStyle(this.root).getPropertyValue("--gp-around"));
+      const room = (window.innerHeight - around) / main.length - CAPTION;
+      for (const row of rows) {
+        placeRow(row, order, width, filled, main.includes(row) && room > 0 ? room : Infinity);
         order += row.panels.length;
       }
       for (const panel of panels) panel.resize(panel.plot.clientWidth, panel.plot.clientHeight);

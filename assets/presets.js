@@ -7,6 +7,8 @@ const WORD = {break: 'Breaks: ', mend: 'Mends: ', show: ''};
 let items = [], now = {name: '', kept: null};
 // The sentence above the pictures is for who asked for a preset: a tab's defaults may happen to
 // equal one, and then the list's mark is enough. An address asks for what it names.
+const WAIT_MS = 3000; // at most, for the first frame of what was chosen
+let waiting = 0; // until then frames of the run before are still under way
 let chosen = '', byAddress = /^#e=/.test(location.hash);
 window.addEventListener('hashchange', () => { byAddress = /^#e=/.test(location.hash); });
 
@@ -31,6 +33,8 @@ function take(name) {
   chosen = name;
   byAddress = false;
   now = {name, kept: null}; // at once: the next arrow key walks on from here
+  waiting = performance.now() + WAIT_MS;
+  build();
   const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
   trigger('preset', {name, turn});
 }
@@ -65,6 +69,8 @@ for (const name of ['playground:frame', 'playground:past']) document.addEventLis
   if (name === 'playground:frame' && document.body.classList.contains('gp-rewound')) return;
   const {preset, about} = event.detail || {}, next = preset || {name: '', kept: null};
   const asked = byAddress && about && `#${about.hash}` === location.hash;
+  if (next.name === chosen || performance.now() > waiting) waiting = 0;
+  if (waiting) return;
   if (asked) { byAddress = false; chosen = next.name; }
   if (next.name === now.name && next.kept === now.kept && !asked) return;
   now = next;

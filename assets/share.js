@@ -45,6 +45,7 @@ function show(title, text) {
   dialog.replaceChildren(el('h3', {}, title), box, el('div', {class: 'actions'}, copy, close));
   if (!dialog.open) dialog.showModal();
   box.focus(); box.select();
+  box.scrollTop = 0;
 }
 
 async function toClipboard(text) {

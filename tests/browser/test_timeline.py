@@ -118,6 +118,31 @@ def test_a_branch_goes_on_from_the_moment_that_is_shown(played):
     played.wait_for_function(f"playground.step == {kept + 1}")
 
 
+def test_the_run_before_can_be_looked_at_and_undo_brings_it_back(played):
+    last = played.evaluate("playground.step")
+    steps = played.evaluate(f"{VIEW}.tape.entries.map(e => e.step)")
+    pictures = played.evaluate(PIXELS)
+    assert not played.locator(".gp-before").is_visible()
+    played.keyboard.press("r")
+    played.wait_for_function("playground.step == 0")
+    played.click(".gp-before")
+    played.wait_for_function(f"playground.step == {last}")
+    assert played.inner_text(".gp-where").startswith(f"previous run · step {last:,}")
+    assert not played.locator(".gp-branch").is_visible(), "it is for looking only"
+    played.wait_for_timeout(1200)
+    assert played.evaluate(PIXELS)[0] == pictures[0]
+    kept = played.evaluate(f"{VIEW}.timeline.tape.entries.map(e => e.step)")
+    assert 20 < len(kept) <= 80 and set(kept) <= set(steps)
+    played.keyboard.press("Escape")
+    played.wait_for_function("playground.step == 0")
+    played.keyboard.press("Control+z")
+    played.wait_for_function(f"playground.step == {last}")
+    assert played.evaluate(f"{VIEW}.tape.entries.map(e => e.step)") == kept
+    seconds = played.evaluate(f"{VIEW}.tape.entries.map(e => e.seconds)")
+    assert seconds == sorted(seconds)
+    assert wind(played, 3) == kept[3]
+
+
 def test_the_tape_stays_small_however_long_the_run(played):
     sizes = played.evaluate(
         f"""() => {{
@@ -314,6 +339,14 @@ def test_a_double_click_fills_the_screen_and_escape_leaves_it(played):
     played.wait_for_timeout(300)
     box = plot.bounding_box()
     assert box["height"] > 700 and box["width"] > 1100
+    sharp = """e => { const c = e.querySelector('canvas'), r = e.getBoundingClientRect();
+        return Math.abs(c.width - r.width) < 2 && Math.abs(c.height - r.height) < 2; }"""
+    played.wait_for_function(f"e => ({sharp})(e)", arg=plot.element_handle())
+    drawn = played.evaluate("playground.drawn")
+    played.keyboard.press(" ")  # it trains, and shows it
+    played.wait_for_function(f"playground.drawn > {drawn} + 5")
+    played.keyboard.press(" ")
+    played.wait_for_function("!document.body.classList.contains('gp-playing')")
     played.keyboard.press("Escape")
     played.wait_for_selector(".gp-view:not(.gp-filled)")
     played.wait_for_timeout(300)
