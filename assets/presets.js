@@ -35,6 +35,8 @@ function take(name) {
   now = {name, kept: null}; // at once: the next arrow key walks on from here
   waiting = performance.now() + WAIT_MS;
   build();
+  // on a phone the stage lies above the list
+  if (window.matchMedia('(max-width: 760px)').matches) document.getElementById('gp-stage')?.scrollIntoView({behavior: 'smooth'});
   const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
   trigger('preset', {name, turn});
 }

@@ -300,8 +300,9 @@ def test_from_within_a_frame_the_link_is_the_apps_own(framed, server, browser):
     )
     frame.get_by_role("tab", name="Mixture", exact=True).click()
     frame.wait_for_function("document.querySelector('.gp-head h2').textContent.includes('mixture')")
+    before = frame.evaluate("location.hash")
     frame.click("[data-preset=mixture-too-few]")
-    frame.wait_for_selector(".gp-banner")
+    frame.wait_for_function("hash => location.hash !== hash", arg=before)
     frame.click("#gp-share")
     frame.click('[data-name="Copy link"]')
     frame.wait_for_selector(".gp-toast.shown, .gp-dialog[open]")
@@ -320,8 +321,12 @@ def test_from_within_a_frame_the_link_is_the_apps_own(framed, server, browser):
 
 def test_a_frame_without_a_clipboard_shows_the_link_selected(framed, server):
     _, frame = framed
-    frame.evaluate("document.execCommand = () => false")  # as a strict browser answers
-    frame.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    frame.evaluate(  # as a strict browser answers
+        """() => {
+          document.execCommand = () => false;
+          navigator.clipboard.writeText = () => Promise.reject(new Error('no'));
+        }"""
+    )
     frame.click("#gp-share")
     frame.click('[data-name="Copy link"]')
     box = frame.locator(".gp-dialog[open] textarea")
