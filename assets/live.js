@@ -1777,8 +1777,10 @@
   const CAPTION = 46; // pixels of a row beside its pictures, in a lecture's type
   const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
-  /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side. */
-  function arrange(panels, width, enlarged) {
+  /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side.
+
+      together: the large pictures come before all others, in as few rows as may be. */
+  function arrange(panels, width, enlarged, together) {
     const byId = new Map();
     for (const panel of panels) {
       if (!byId.has(panel.what.id)) byId.set(panel.what.id, []);
@@ -1802,10 +1804,12 @@
       const single = (g) => g.length < lanes;
       const small = of("small");
       const shared = [...of("wide").filter(single), ...small.filter(single)];
-      rows.push(...filled(of("large").filter((g) => !single(g)), most(430)));
+      const [lone, sets] = [of("large").filter(single), of("large").filter((g) => !single(g))];
+      if (together) rows.push(...filled([...sets, ...lone.splice(0)], most(270)));
+      else rows.push(...filled(sets, most(430)));
       rows.push(...filled(small.filter((g) => !single(g)), most(225)));
       rows.push(...filled(of("wide").filter((g) => !single(g)), most(280)));
-      rows.push(...filled([...of("large").filter(single), ...shared], Math.min(4, fits(260))));
+      rows.push(...filled([...lone, ...shared], Math.min(4, fits(260))));
       return rows;
     }
     const large = of("large").flat();
@@ -2367,10 +2371,10 @@
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
       const filled = this.root.classList.contains("gp-filled");
-      const rows = arrange(panels, width, this.enlarged);
-      const main = rows.filter((row) => row.panels[0].what.size === "large");
       // a lecture's page says what stands around the pictures: the main ones share the rest
       const around = parseFloat(getComputedStyle(this.root).getPropertyValue("--gp-around"));
+      const rows = arrange(panels, width, this.enlarged, around > 0);
+      const main = rows.filter((row) => row.panels[0].what.size === "large");
       const room = (window.innerHeight - around) / main.length - CAPTION;
       for (const row of rows) {
         placeRow(row, order, width, filled, main.includes(row) && room > 0 ? room : Infinity);

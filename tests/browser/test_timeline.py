@@ -68,6 +68,19 @@ def test_the_past_shows_other_pictures_numbers_and_curves_and_the_present_comes_
     assert played.inner_text(".gp-metrics") == numbers
 
 
+def test_on_a_phone_the_way_back_is_within_reach(played):
+    played.set_viewport_size({"width": 390, "height": 844})
+    played.wait_for_timeout(500)
+    wind(played, 3)
+    for name in (".gp-where", ".gp-branch", ".gp-live"):
+        box = played.locator(name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390, name
+        assert box["y"] + box["height"] <= 844, name
+    assert played.evaluate("document.documentElement.scrollWidth") <= 390
+    played.click(".gp-live")
+    played.wait_for_function("!document.body.classList.contains('gp-rewound')")
+
+
 def test_rewinding_while_it_trains_leaves_training_alone(played):
     wind(played, 2)
     played.keyboard.press(" ")
