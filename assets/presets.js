@@ -9,8 +9,8 @@ let items = [], now = {name: '', kept: null};
 // equal one, and then the list's mark is enough. An address asks for what it names.
 const WAIT_MS = 3000; // at most, for the first frame of what was chosen
 let waiting = 0; // until then frames of the run before are still under way
-let chosen = '', byAddress = /^#e=/.test(location.hash);
-window.addEventListener('hashchange', () => { byAddress = /^#e=/.test(location.hash); });
+let chosen = '', asked = /^#e=/.test(location.hash) ? 'any' : ''; // the address whose preset is wanted
+window.addEventListener('hashchange', () => { waiting = 0; asked = /^#e=/.test(location.hash) ? location.hash : ''; });
 
 const el = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -31,7 +31,7 @@ function promise(item) {
 
 function take(name) {
   chosen = name;
-  byAddress = false;
+  asked = '';
   now = {name, kept: null}; // at once: the next arrow key walks on from here
   waiting = performance.now() + WAIT_MS;
   build();
@@ -70,11 +70,11 @@ function banner() {
 for (const name of ['playground:frame', 'playground:past']) document.addEventListener(name, event => {
   if (name === 'playground:frame' && document.body.classList.contains('gp-rewound')) return;
   const {preset, about} = event.detail || {}, next = preset || {name: '', kept: null};
-  const asked = byAddress && about && `#${about.hash}` === location.hash;
+  const arrived = asked && about && (asked === 'any' || asked === `#${about.hash}`);
   if (next.name === chosen || performance.now() > waiting) waiting = 0;
   if (waiting) return;
-  if (asked) { byAddress = false; chosen = next.name; }
-  if (next.name === now.name && next.kept === now.kept && !asked) return;
+  if (arrived) { asked = ''; chosen = next.name; }
+  if (next.name === now.name && next.kept === now.kept && !arrived) return;
   now = next;
   build();
 });

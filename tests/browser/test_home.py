@@ -112,6 +112,7 @@ def test_what_to_try_opens_and_opens_again(page):
             arrives(page, lambda here, wanted=entry.experiment: here == wanted)
             page.wait_for_timeout(500)
             assert address(page) == entry.experiment, "and it stays there"
+            expect(page.locator(".gp-banner")).to_contain_text(entry.look_for)
 
 
 def test_back_returns_to_home(page):
