@@ -87,6 +87,16 @@ def log_prob(run: Run, points: Any) -> list[Any]:
         raise BadInput(f"{run.engine.title} has no density.") from error
 
 
+def act(run: Run, name: Any, arguments: Any = None) -> dict[str, Any]:
+    """Carry out an action; the answer is `numbers`, nothing measured anew."""
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
+        raise BadInput("An action's arguments are numbers by name.")
+    run.act(name, **arguments)
+    return numbers(run)
+
+
 def checkpoint(run: Run) -> bytes:
     """The whole run, without pickle."""
     return run.checkpoint()
@@ -100,5 +110,5 @@ def restore(run: Run, saved: bytes) -> dict[str, Any]:
 
 ANSWERS: dict[str, Callable[..., Any]] = {
     "numbers": numbers, "samples": samples, "log_prob": log_prob,
-    "checkpoint": checkpoint, "restore": restore,
+    "act": act, "checkpoint": checkpoint, "restore": restore,
 }  # fmt: skip

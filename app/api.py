@@ -45,14 +45,15 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
 
     def engines() -> list[dict[str, Any]]:
         """What can be trained: name, family, title, tagline, objective, look_for, paper,
-        density ("exact", "bound" or null for a model without one), knobs and actions by name,
-        and the settings that it offers to run beside itself."""
+        density ("exact", "bound" or null for a model without one), knobs by name, actions
+        (name, label, help, takes: the numbers to give, trains: whether weights change), and
+        the settings that it offers to run beside itself."""
         return [
             {
                 "name": name, "family": kind.family, "title": kind.title,
                 "tagline": kind.tagline, "objective": kind.objective,
                 "look_for": kind.look_for, "paper": kind.paper, "density": kind.density,
-                "knobs": list(kind.knobs), "actions": list(kind.actions),
+                "knobs": list(kind.knobs), "actions": [a.spec() for a in kind.actions.values()],
                 "beside": {label: dict(changes) for label, changes in kind.compare.items()},
             }
             for name, kind in ENGINES.items()
@@ -141,6 +142,19 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
         session.reset() if seed is None else session.set_seed(seed)
         return _about(session)
 
+    def act(
+        name: str, request: gr.Request, arguments: dict[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Carry out one of the engine's actions, as its button or a drag on its picture does,
+        also while /train goes on. Returns the same fields as /train, with the metrics as they
+        were measured last; /metrics measures anew.
+
+        Args:
+            name: one of the actions that /engines lists
+            arguments: a number for each name that the action takes, such as {"x": 1, "y": 0}
+        """
+        return caller(request).ask("act", name=name, arguments=arguments)
+
     def sample(n: int, request: gr.Request) -> list[list[float]]:
         """Draw n new samples of the model, one list of numbers each, in the data's own units.
 
@@ -181,8 +195,8 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
         session.restore(_read(file))
         return _about(session)
 
-    every = (engines, datasets, knobs, start, train, metrics, set, reset, sample, sample_file,
-             log_prob, checkpoint, restore)  # fmt: skip
+    every = (engines, datasets, knobs, start, train, metrics, set, act, reset, sample,
+             sample_file, log_prob, checkpoint, restore)  # fmt: skip
     return {function.__name__: _guarded(function) for function in every}
 
 

@@ -45,6 +45,8 @@
     aside h4 { margin: 0 0 8px; font-size: 12px; text-transform: uppercase; letter-spacing: .06em; color: var(--gp-mute); }
     aside > div + div { margin-top: 14px; }
     #timeline { position: sticky; bottom: 0; background: var(--gp-card); padding: 8px 0; z-index: 5; }
+    /* nobody is there to whom a dragged point could be told */
+    #view .gp-handle { pointer-events: none; } #view .gp-handle span { display: none; }
     @media (max-width: 900px) { main { grid-template-columns: minmax(0, 1fr); } }`;
 
   async function page(view, { title = "", address = "", knobs = {} } = {}) {

@@ -88,7 +88,7 @@
     /** The typed array or the object that a reference names; the same one every time. */
     get(reference) {
       // what the timeline shows may be long gone from what is held for the stream
-      const kept = this.tape && this.tape.blocks.get(reference.hash);
+      const kept = this.tape && this.tape.find(reference.hash);
       const block = this.held.get(reference.hash) || (kept && kept.block);
       if (!block) throw new Error(`block ${reference.hash} is missing`);
       if (block.value === undefined) {
@@ -1774,10 +1774,13 @@
   const WEIGHT = { large: 1, small: 1, wide: 1.35 };
   // height over width of a cell: large pictures are square, as their axes are
   const SHAPE = { large: 0.98, small: 0.84, wide: 0.55 };
+  const CAPTION = 46; // pixels of a row beside its pictures, in a lecture's type
   const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
-  /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side. */
-  function arrange(panels, width, enlarged) {
+  /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side.
+
+      together: the large pictures come before all others, in as few rows as may be. */
+  function arrange(panels, width, enlarged, together) {
     const byId = new Map();
     for (const panel of panels) {
       if (!byId.has(panel.what.id)) byId.set(panel.what.id, []);
@@ -1801,10 +1804,12 @@
       const single = (g) => g.length < lanes;
       const small = of("small");
       const shared = [...of("wide").filter(single), ...small.filter(single)];
-      rows.push(...filled(of("large").filter((g) => !single(g)), most(430)));
+      const [lone, sets] = [of("large").filter(single), of("large").filter((g) => !single(g))];
+      if (together) rows.push(...filled([...sets, ...lone.splice(0)], most(270)));
+      else rows.push(...filled(sets, most(430)));
       rows.push(...filled(small.filter((g) => !single(g)), most(225)));
       rows.push(...filled(of("wide").filter((g) => !single(g)), most(280)));
-      rows.push(...filled([...of("large").filter(single), ...shared], Math.min(4, fits(260))));
+      rows.push(...filled([...lone, ...shared], Math.min(4, fits(260))));
       return rows;
     }
     const large = of("large").flat();
@@ -1847,13 +1852,14 @@
     panel.figure.classList.toggle("gp-large", !!large);
   }
 
-  function placeRow(row, order, width, filled) {
+  /** Give a row its place. most: the height that its pictures may have, in pixels. */
+  function placeRow(row, order, width, filled, most) {
     const screen = Math.max(480, window.innerHeight);
     const tall = (size, cell) =>
-      Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size]));
+      Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size], most));
     if (row.feature) {
       const [big, ...others] = row.panels;
-      const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25);
+      const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25, most / 2 - 20);
       place(big, order, 36, 2 * height + 40, { rowSpan: 2 });
       others.forEach((panel, i) => place(panel, order + i + 1, 24, height));
       return;
@@ -2074,9 +2080,11 @@
       this.onVisible = () => this.looked();
       document.addEventListener("visibilitychange", this.onVisible);
       this.onKey = (event) => {
-        if (event.key !== "Escape" || this.enlarged === null || this.past) return;
-        if (this.root.classList.contains("gp-filled")) this.fill(this.enlarged);
-        else this.enlarge(null);
+        if (event.key !== "Escape" || this.enlarged === null) return;
+        if (this.root.classList.contains("gp-filled")) {
+          event.stopImmediatePropagation(); // one thing at a time: what is past stays in view
+          this.fill(this.enlarged);
+        } else if (!this.past) this.enlarge(null);
       };
       // the browser's own Esc leaves the full screen: so does the panel
       this.onFull = () => {
@@ -2107,7 +2115,8 @@
     }
 
     get visible() {
-      return !document.hidden && this.root.offsetParent !== null;
+      // not offsetParent: what fills the window is fixed, and has none
+      return !document.hidden && this.root.getClientRects().length > 0;
     }
 
     /** Tell the page when the view goes out of sight or comes back, and catch up. */
@@ -2132,7 +2141,7 @@
         if (this.tape) {
           this.tape.add(frame, this.blocks);
           // another run has begun, or a branch before what was looked at
-          if (!this.tape.entries.includes(this.past)) this.past = null;
+          if (!this.tape.holds(this.past)) this.past = null;
         }
         if (!this.past) this.next = frame;
         if (!this.visible) this.unseen(frame);
@@ -2243,6 +2252,10 @@
       this.stats.step = frame.step;
       if (frame.consumed) return; // of the past: it was counted when it came
       this.stats.drawn++;
+      if (this.past) {
+        frame.consumed = true; // a frame that was overtaken when it came: nobody waits for it
+        return;
+      }
       this.stats.ages.push(Date.now() - frame.t);
       if (this.stats.ages.length > 1000) this.stats.ages.splice(0, 100);
       this.consumed(frame);
@@ -2379,8 +2392,13 @@
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
       const filled = this.root.classList.contains("gp-filled");
-      for (const row of arrange(panels, width, this.enlarged)) {
-        placeRow(row, order, width, filled);
+      // a lecture's page says what stands around the pictures: the main ones share the rest
+      const around = parseFloat(getComputedStyle(this.root).getPropertyValue("--gp-around"));
+      const rows = arrange(panels, width, this.enlarged, around > 0);
+      const main = rows.filter((row) => row.panels[0].what.size === "large");
+      const room = (window.innerHeight - around) / main.length - CAPTION;
+      for (const row of rows) {
+        placeRow(row, order, width, filled, main.includes(row) && room > 0 ? room : Infinity);
         order += row.panels.length;
       }
       for (const panel of panels) panel.resize(panel.plot.clientWidth, panel.plot.clientHeight);

@@ -5,6 +5,12 @@ const root = element.querySelector('.gp-presets');
 const MARK = {break: '✕', mend: '✓', show: '◦'};
 const WORD = {break: 'Breaks: ', mend: 'Mends: ', show: ''};
 let items = [], now = {name: '', kept: null};
+// The sentence above the pictures is for who asked for a preset: a tab's defaults may happen to
+// equal one, and then the list's mark is enough. An address asks for what it names.
+const WAIT_MS = 3000; // at most, for the first frame of what was chosen
+let waiting = 0; // until then frames of the run before are still under way
+let chosen = '', asked = /^#e=/.test(location.hash) ? 'any' : ''; // the address whose preset is wanted
+window.addEventListener('hashchange', () => { waiting = 0; asked = /^#e=/.test(location.hash) ? location.hash : ''; });
 
 const el = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -24,7 +30,13 @@ function promise(item) {
 }
 
 function take(name) {
+  chosen = name;
+  asked = '';
   now = {name, kept: null}; // at once: the next arrow key walks on from here
+  waiting = performance.now() + WAIT_MS;
+  build();
+  // on a phone the stage lies above the list
+  if (window.matchMedia('(max-width: 760px)').matches) document.getElementById('gp-stage')?.scrollIntoView({behavior: 'smooth'});
   const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
   trigger('preset', {name, turn});
 }
@@ -46,7 +58,7 @@ function build() {
 function banner() {
   const place = document.querySelector('[data-slot="preset"]');
   if (!place) return;
-  const item = items.find(one => one.name === now.name);
+  const item = items.find(one => one.name === now.name && one.name === chosen);
   if (!item) { place.replaceChildren(); return; }
   const other = items.find(one => one.name === item.pair);
   const line = el('div', {class: `gp-banner ${item.role}`}, el('b', {}, item.title), el('span', {}, item.look_for), promise(item));
@@ -57,8 +69,12 @@ function banner() {
 // the tick is of the moment that is shown, be it past or present
 for (const name of ['playground:frame', 'playground:past']) document.addEventListener(name, event => {
   if (name === 'playground:frame' && document.body.classList.contains('gp-rewound')) return;
-  const next = (event.detail || {}).preset || {name: '', kept: null};
-  if (next.name === now.name && next.kept === now.kept) return;
+  const {preset, about} = event.detail || {}, next = preset || {name: '', kept: null};
+  const arrived = asked && about && (asked === 'any' || asked === `#${about.hash}`);
+  if (next.name === chosen || performance.now() > waiting) waiting = 0;
+  if (waiting) return;
+  if (arrived) { asked = ''; chosen = next.name; }
+  if (next.name === now.name && next.kept === now.kept && !arrived) return;
   now = next;
   build();
 });

@@ -45,6 +45,7 @@ function show(title, text) {
   dialog.replaceChildren(el('h3', {}, title), box, el('div', {class: 'actions'}, copy, close));
   if (!dialog.open) dialog.showModal();
   box.focus(); box.select();
+  box.scrollTop = 0;
 }
 
 async function toClipboard(text) {
@@ -68,10 +69,11 @@ function address() {
 
 async function link() {
   const url = address();
+  const home = document.body.classList.contains('gp-at-home');
   if (!location.hash) return say('This experiment is too large for a link: save it as a file.');
   const many = view()?.about?.points > 2000;
-  if (await toClipboard(url)) say(many ? 'Link copied: it carries 2,000 of your points. Save keeps them all' : 'Link copied: it opens this experiment anywhere');
-  else show('Link to this experiment', url);
+  if (await toClipboard(url)) say(home ? 'Link copied: it opens this page' : many ? 'Link copied: it carries 2,000 of your points. Save keeps them all' : 'Link copied: it opens this experiment anywhere');
+  else show(home ? 'Link to this page' : 'Link to this experiment', url);
 }
 
 const file = el('input', {type: 'file', accept: '.json,application/json', hidden: ''});

@@ -7,18 +7,25 @@
        PlaygroundTimeline(view, element) // the slider that winds it
 
    A frame's arrays are blocks named by their content, so frames that share a panel share its
-   memory. The rule of thinning is the one of app/timeline.py. */
+   memory. The rule of thinning is the one of app/timeline.py.
+
+   When another run begins, the one before is thinned and kept as `tape.previous`, to be looked
+   at beside its ghost; when it is gone on with (undo, a tab that is opened again) its frames
+   are the tape's own again. */
 (() => {
   "use strict";
 
   const DENSE = 10; // seconds at the beginning from which nothing is thinned out
   const COUNT = 320; // frames at most
   const SIZE = 48e6; // bytes at most
+  const BEFORE = { count: 80, size: 12e6 }; // what is kept of the run before
+  const WORTH = 8; // frames that a run has at least, to be kept
   const PLAY_SECONDS = 8; // a replay takes as long, however long the run was
 
   class Tape {
     constructor({ count = COUNT, size = SIZE } = {}) {
-      Object.assign(this, { count, size, id: null, bytes: 0, version: 0 });
+      Object.assign(this, { count, size, id: null, bytes: 0, version: 0, offset: 0 });
+      this.previous = null; // the tape of the run before this one
       this.entries = [];
       this.pinned = null; // the entry that is looked at is never thinned out
       this.blocks = new Map(); // name → {block, uses}
@@ -28,19 +35,59 @@
 
     clear() {
       this.entries = [];
-      this.blocks.clear();
-      this.bytes = 0;
+      this.blocks = new Map();
+      this.bytes = this.offset = 0;
       this.branches = [];
       this.version++;
+    }
+
+    /** Another run begins: keep what there is of this one, if it is worth it. */
+    retire() {
+      if (this.entries.length >= WORTH) {
+        const { entries, blocks, bytes, engine, offset } = this;
+        this.previous = Object.assign(new Tape(BEFORE), { entries, blocks, bytes, engine, offset });
+        this.previous.thin();
+      }
+      this.clear();
+    }
+
+    /** Whether a frame goes on from where this tape ends. */
+    endsBefore(frame, about) {
+      const last = this.entries[this.entries.length - 1];
+      const same = about.hash && frame.about.hash === last.frame.about.hash;
+      return same && last.step > 0 && last.step <= frame.step;
+    }
+
+    /** Take up a tape again; its run goes on, and so does its clock. */
+    resume(before, frame) {
+      const { entries, blocks, bytes } = before;
+      Object.assign(this, { entries, blocks, bytes });
+      this.offset = Math.max(0, entries[entries.length - 1].seconds - frame.seconds);
+    }
+
+    holds(entry) {
+      return this.entries.includes(entry) || !!this.previous?.entries.includes(entry);
+    }
+
+    /** A kept block by its name, of this run or the one before. */
+    find(name) {
+      return this.blocks.get(name) || this.previous?.blocks.get(name);
     }
 
     /** Keep a frame whose blocks are all held. Another run, or a branch, is noticed here. */
     add(frame, blocks) {
       const line = (frame.extra && frame.extra.timeline) || { tape: 0, branches: [], kept: [] };
       if (line.tape !== this.id) {
-        this.clear();
+        const before = this.previous;
+        this.retire();
         this.id = line.tape;
+        if (before && before.endsBefore(frame, blocks.get(frame.about))) {
+          if (this.previous === before) this.previous = null;
+          this.resume(before, frame);
+        }
       }
+      this.engine = blocks.get(frame.about).engine;
+      frame.seconds += this.offset;
       this.kept = line.kept;
       if (String(line.branches) !== String(this.branches)) {
         this.branches = line.branches.slice();
@@ -50,10 +97,14 @@
       const names = blocks.within([frame.about, frame.metrics.what, ...frame.panels]);
       for (const name of names) this.hold(name, blocks.held.get(name));
       this.entries.push({ frame, names, step: frame.step, seconds: frame.seconds });
+      this.thin();
+      this.version++;
+    }
+
+    thin() {
       while (this.entries.length > 2 && (this.entries.length > this.count || this.bytes > this.size)) {
         this.remove(this.dullest());
       }
-      this.version++;
     }
 
     hold(name, block) {
@@ -169,7 +220,7 @@
   /** Winds a view's tape: drag to go back, Live to return, Branch to go on from there. */
   class Timeline {
     constructor(view, element, { alone = false } = {}) {
-      Object.assign(this, { view, element, alone, playing: 0, shownVersion: -1 });
+      Object.assign(this, { view, element, alone, playing: 0, before: false });
       this.input = make("input");
       Object.assign(this.input, { type: "range", min: 0, max: 0, step: 1, value: 0 });
       this.input.setAttribute("aria-label", "Timeline");
@@ -178,16 +229,18 @@
       this.track = make("div", "gp-track", this.marks, this.input);
       this.replay = button("gp-replay", "▷", alone ? "Play (space)" : "Replay the run from its beginning");
       this.where = make("output", "gp-where");
+      this.chip = button("gp-before", "Previous run", "Look at the pictures of the run before this one");
       this.live = button("gp-live", "Live", "Back to the present (Esc)");
       this.branch = button("gp-branch", "↳ Branch", "Go on training from this moment");
       element.classList.add("gp-timeline");
       element.replaceChildren(this.replay, this.track, this.where);
-      if (!alone) element.append(this.branch, this.live);
+      if (!alone) element.append(this.chip, this.branch, this.live);
       this.input.addEventListener("input", () => {
         this.stop();
         this.wind(Number(this.input.value));
       });
       this.replay.addEventListener("click", () => (this.playing ? this.stop() : this.start()));
+      this.chip.addEventListener("click", () => this.turn());
       this.live.addEventListener("click", () => this.present());
       this.branch.addEventListener("click", () => {
         const entry = view.past;
@@ -201,8 +254,17 @@
       this.refresh();
     }
 
+    /** What the slider winds: this run, or the one before. */
     get tape() {
-      return this.view.tape;
+      return (this.before && this.view.tape.previous) || this.view.tape;
+    }
+
+    /** To the last picture of the run before, and back to the present. */
+    turn() {
+      if (this.before) return this.present();
+      this.stop();
+      this.before = true;
+      this.wind(this.tape.entries.length - 1);
     }
 
     keptNear(step) {
@@ -232,13 +294,14 @@
     wind(i) {
       const entry = this.tape.entries[i];
       if (!entry) return;
-      if (i === this.tape.entries.length - 1 && !this.alone) return this.present();
+      if (i === this.tape.entries.length - 1 && !this.alone && !this.before) return this.present();
       this.view.rewind(entry);
       this.refresh();
     }
 
     present() {
       this.stop();
+      this.before = false;
       this.view.rewind(null);
       this.refresh();
     }
@@ -273,10 +336,13 @@
 
     /** Bring the slider up to date; called whenever a frame was kept or shown. */
     refresh() {
+      const { previous } = this.view.tape;
+      const earlier = previous && previous.engine === this.view.tape.engine;
+      if (!this.view.past || !earlier) this.before = false; // another run took its place
       const { entries, branches, kept } = this.tape;
       const past = this.view.past;
       const last = Math.max(0, entries.length - 1);
-      const key = `${this.tape.version} ${past ? past.step : ""} ${this.playing ? 1 : 0}`;
+      const key = `${this.tape.version} ${past ? past.step : ""} ${this.playing ? 1 : 0} ${this.before} ${earlier}`;
       if (key === this.shownKey) return;
       this.shownKey = key;
       this.input.max = last;
@@ -285,11 +351,15 @@
       this.input.value = past ? this.index() : last;
       this.input.style.setProperty("--fill", `${last ? (100 * this.input.value) / last : 100}%`);
       const at = past || entries[last];
-      const text = at ? `step ${count(at.step)} · ${at.seconds.toFixed(1)} s` : "";
+      const run = this.before ? "previous run · " : "";
+      const text = at ? `${run}step ${count(at.step)} · ${at.seconds.toFixed(1)} s` : "";
       if (this.where.textContent !== text) this.where.textContent = text;
       this.input.setAttribute("aria-valuetext", text);
       this.where.hidden = !this.alone && !past;
-      this.live.hidden = this.branch.hidden = !past;
+      this.live.hidden = !past;
+      this.branch.hidden = !past || this.before;
+      this.chip.hidden = !earlier || (past && !this.before);
+      this.chip.setAttribute("aria-pressed", String(this.before));
       if (past && kept.length) {
         const label = `↳ Branch from ${count(this.keptNear(past.step))}`;
         if (this.branch.textContent !== label) this.branch.textContent = label;
@@ -297,7 +367,7 @@
       this.branch.disabled = !kept.length;
       this.replay.textContent = this.playing ? "❚❚" : "▷";
       document.body.classList.toggle("gp-rewound", !!past && !this.alone);
-      const wanted = `${branches} ${last}`;
+      const wanted = `${branches} ${last} ${this.before}`;
       if (wanted === this.shownMarks) return;
       this.shownMarks = wanted;
       this.marks.replaceChildren(...branches.map((step) => {

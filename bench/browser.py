@@ -1,4 +1,5 @@
-"""A real browser: frames drawn a second, their age, bytes a frame, click to frame, memory."""
+"""A real browser: frames drawn a second, their age, bytes a frame; how soon a click, a stroke
+and a move of the timeline show; memory."""
 
 from __future__ import annotations
 
@@ -55,6 +56,27 @@ def draw_to_frame(page: Page) -> list[float]:
         found.append(page.evaluate("window.took"))
         page.wait_for_timeout(700)
     return found
+
+
+def scrub_to_frame(page: Page) -> list[float]:
+    """Milliseconds from a move of the timeline until the past frame is painted, 30 times."""
+    return page.evaluate(
+        """async () => {
+          const view = document.querySelector('.gp-view').playgroundView, out = [];
+          const input = document.querySelector('#gp-timeline input');
+          for (let i = 0; i < 30; i++) {
+            const at = Math.floor((view.tape.entries.length - 1) * ((0.618 * i) % 1));
+            const begin = performance.now();
+            const painted = new Promise(done => document.addEventListener(
+              'playground:past', () => done(performance.now() - begin), {once: true}));
+            input.value = at;
+            input.dispatchEvent(new Event('input'));
+            out.push(await painted);
+            await new Promise(r => setTimeout(r, 60));
+          }
+          return out;
+        }"""
+    )
 
 
 def heap(page: Page) -> float:
@@ -115,6 +137,13 @@ def main() -> None:
             print(
                 f"{family}: brush → first frame on the new data, median "
                 f"{statistics.median(took):.2f} s, slowest {max(took):.2f} s"
+            )
+            page.get_by_role("button", name="Pause", exact=True).click()
+            page.wait_for_timeout(2000)
+            took = scrub_to_frame(page)
+            print(
+                f"{family}: a move of the timeline → its frame, median "
+                f"{statistics.median(took):.0f} ms, slowest {max(took):.0f} ms"
             )
             page.context.close()
         page = open_page(browser, server.url)

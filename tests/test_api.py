@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = {
     "/engines": [], "/datasets": [], "/knobs": ["engine"], "/start": ["experiment"],
     "/train": ["steps"], "/metrics": [], "/set": ["name", "value"], "/reset": ["seed"],
+    "/act": ["name", "arguments"],
     "/sample": ["n"], "/sample_file": ["n"], "/log_prob": ["points"], "/checkpoint": [],
     "/restore": ["file"],
 }  # fmt: skip
@@ -53,6 +54,8 @@ def call(visitors):
         request = SimpleNamespace(session_hash=by)
         if name in ("engines", "datasets", "knobs"):
             return functions[name](*arguments)
+        if name == "act":
+            return functions[name](arguments[0], request, *arguments[1:])
         if name == "reset":
             return functions[name](request, *arguments)
         return functions[name](*arguments, request)
@@ -155,6 +158,24 @@ def test_questions_are_answered_while_it_trains(call):
     assert call("start", {"dataset": "moons", "engine": "flow"})["run"] == 2
 
 
+def test_an_action_does_what_its_button_does(call):
+    """`Step G only` by API is the run's own: the same generator, number for number."""
+    gan = {"dataset": "ring8soft", "engine": "gan", "seed": 3}
+    (entry,) = [e for e in call("engines") if e["name"] == "gan"]
+    offered = {a["name"]: a["takes"] for a in entry["actions"]}
+    assert offered == {k: list(a.takes) for k, a in ENGINES["gan"].actions.items()}
+    call("start", gan)
+    last(call("train", 5))
+    assert call("act", "step_generator")["step"] == 5
+    own, twin = (Experiment(**gan).start("cpu").train(steps=5) for _ in range(2))
+    own.act("step_generator")
+    twin.act("step_discriminator")  # the other player's
+    found = call("sample", 50)
+    assert found == own.sample(50).tolist() != twin.sample(50).tolist()
+    call("start", {"dataset": "ring8soft", "engine": "flow"})
+    assert call("act", "follow", {"x": 1.0, "y": -0.5})["step"] == 0
+
+
 def test_beside_settings_are_told_apart(call):
     call("start", {**MIXTURE, "beside": [{"n_components": 3}]})
     end = last(call("train", 5))
@@ -200,6 +221,12 @@ REFUSED = [
     ("start", [{"dataset": "ring8"}], "This experiment does not name its engine."),
     ("start", [[1]], "An experiment is JSON text; got [1]."),
     ("set", ["lr", "fast"], "lr must be a number; got 'fast'."),
+    ("act", ["nothing"], "There is no action 'nothing' here."),
+    ("act", [["follow"]], "There is no action ['follow'] here."),
+    ("act", ["follow"], "Follow a point takes x, y."),
+    ("act", ["follow", {"x": 1, "z": 2}], "Follow a point takes x, y."),
+    ("act", ["follow", {"x": 1, "y": "up"}], "y must be a finite number; got 'up'."),
+    ("act", ["follow", [1, 2]], "An action's arguments are numbers by name."),
     ("set", ["nothing", 1], "There is no knob 'nothing' here."),
     ("train", [0], "Between 1 and 100,000 steps can be taken; got 0."),
     ("train", [100_001], "Between 1 and 100,000 steps can be taken; got 100001."),
@@ -263,9 +290,24 @@ def test_a_caller_that_never_comes_back_is_let_go_of(call, visitors):
     page = visitors.of("page")  # a browser says when it leaves, however long it rests
     for session in (visitors.get("a"), page):
         session.used -= IDLE + 1
-    call("start", MIXTURE, by="b")
+    visitors.sweep()
     assert visitors.get("a") is None
-    assert visitors.get("page") is page and visitors.get("b") is not None
+    assert visitors.get("page") is page
+
+
+def test_nobody_need_arrive_for_that(call, visitors, monkeypatch):
+    monkeypatch.setattr("app.session.SWEEP", 0.01)
+    call("start", MIXTURE, by="a")
+    visitors.get("a").used -= IDLE + 1
+    deadline = time.monotonic() + 20
+    while len(visitors):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    call("start", MIXTURE, by="b")  # and the next one is swept away in his turn
+    visitors.get("b").used -= IDLE + 1
+    while len(visitors):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------- with one

@@ -112,6 +112,7 @@ def test_what_to_try_opens_and_opens_again(page):
             arrives(page, lambda here, wanted=entry.experiment: here == wanted)
             page.wait_for_timeout(500)
             assert address(page) == entry.experiment, "and it stays there"
+            expect(page.locator(".gp-banner")).to_contain_text(entry.look_for)
 
 
 def test_back_returns_to_home(page):
@@ -122,6 +123,19 @@ def test_back_returns_to_home(page):
     page.go_back()
     expect(page.locator("#gp-home")).to_be_visible(timeout=30_000)
     expect(tab(page, TAB)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_link_to_home_opens_home(page, server, browser):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab(page, TAB).click()
+    expect(page.locator("#gp-home")).to_be_visible()
+    page.click("#gp-share")
+    page.click('[data-name="Copy link"]')
+    expect(page.locator(".gp-toast")).to_contain_text("opens this page")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link == server.url + HASH
+    other = open_home(browser, link.removesuffix(HASH))
+    other.context.close()
 
 
 def test_clips_move_while_they_are_seen_and_can_be_paused(server, browser):

@@ -353,3 +353,55 @@ def test_nothing_overflows_sideways(server, browser, scheme, width, height):
         assert box["y"] + box["height"] <= height, "Play is on the first screen"
     finally:
         page.context.close()
+
+
+BELOW = """() => {
+  const edge = document.querySelector('#gp-transport').getBoundingClientRect();
+  const large = [...document.querySelectorAll('.gp-panel')]
+    .filter(p => p.querySelector('.gp-plot').panel.what.size === 'large')
+    .map(p => p.getBoundingClientRect());
+  return {count: large.length, lowest: Math.max(...large.map(r => r.bottom)),
+          highest: Math.min(...large.map(r => r.top)), top: edge.top, bottom: edge.bottom,
+          scroll: window.scrollY};
+}"""
+
+
+@pytest.mark.parametrize("family", list(families()))
+def test_a_lecture_shows_the_main_pictures_and_the_transport_without_scrolling(
+    server, browser, family
+):
+    """On a projector, under every preset of the family, also where settings stand side by side."""
+    page = open_page(browser, server.url, 1920, 1080)
+    try:
+        tab(page, family).click()
+        page.wait_for_selector(f"[role=tab][aria-selected=true]:has-text('{family}')")
+        page.keyboard.press("l")
+        count = page.locator("[data-preset]").count()
+        for _ in range(count):
+            before = page.evaluate("location.hash")
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function("hash => location.hash !== hash", arg=before)
+            page.wait_for_selector(".gp-banner")
+            page.wait_for_timeout(700)  # what is new takes its place
+            seen = page.evaluate(BELOW)
+            name = page.inner_text(".gp-banner b")
+            assert seen["count"] > 0 and seen["scroll"] == 0, name
+            assert seen["highest"] > 0 and seen["lowest"] <= seen["top"] + 1, (name, seen)
+            assert seen["bottom"] <= 1080, (name, seen)
+        size = "s => parseFloat(getComputedStyle(document.querySelector(s)).fontSize)"
+        for what in (".gp-banner", ".gp-head h2", ".gp-metrics", "#gp-progress b", "figcaption"):
+            assert page.evaluate(size, what) >= 20, what
+        assert page.faults == []
+    finally:
+        page.context.close()
+
+
+def test_the_page_of_the_api_names_every_call(server, browser):
+    page = open_page(browser, f"{server.url}?view=api")
+    try:
+        docs = page.locator(".api-docs")
+        for name in ("/start", "/train", "/act", "/sample"):
+            expect(docs).to_contain_text(name, timeout=15_000)
+        expect(docs).to_contain_text("a number for each name that the action takes")
+    finally:
+        page.context.close()
