@@ -7,7 +7,9 @@ estimate there is, a Gaussian kernel on each of 20,000 true samples (Rosenblatt 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import queue
 import threading
 from collections import OrderedDict
 
@@ -22,6 +24,9 @@ KEPT = 64  # results of that many pools are remembered
 
 _found: OrderedDict[str, dict[str, float] | None] = OrderedDict()  # None: being worked out
 _lock = threading.Lock()
+# one at a time, the last asked first: a visitor who clicks through the data waits for one
+_wanted: queue.LifoQueue[tuple[str, Pool]] = queue.LifoQueue()
+_worker: threading.Thread | None = None
 
 
 def measure(pool: Pool) -> dict[str, float]:
@@ -48,9 +53,10 @@ def has_rival(pool: Pool) -> bool:
 def rival(pool: Pool) -> dict[str, float]:
     """What `measure` found for such a pool, or {} while it is being found out.
 
-    The first to ask sets a thread to work, for a live run cannot wait two seconds. What is
-    kept depends on the data alone, never on who asked.
+    A thread works them out one after another, for a live run cannot wait two seconds. What
+    is kept depends on the data alone, never on who asked.
     """
+    global _worker
     if not has_rival(pool):
         return {}
     key = _key(pool)
@@ -61,16 +67,44 @@ def rival(pool: Pool) -> dict[str, float]:
         _found[key] = None
         while len(_found) > KEPT:
             _found.popitem(last=False)
-    threading.Thread(target=_work, args=(key, pool), daemon=True, name="rival").start()
+        _wanted.put((key, pool))
+        if _worker is None or not _worker.is_alive():
+            _worker = threading.Thread(target=_work, daemon=True, name="rival")
+            _worker.start()
     return {}
 
 
-def _work(key: str, pool: Pool) -> None:
+def wait(seconds: float = 60.0) -> None:
+    """Until everything that was asked for is there, or the time is over."""
+    worker = _worker
+    if worker is not None:
+        worker.join(seconds)
+
+
+def _work() -> None:
+    global _worker
     torch.set_num_threads(1)
-    with torch.no_grad():
-        found = measure(pool)
+    while True:
+        with _lock:  # whoever asks next sees either the task taken or the thread gone
+            if _wanted.empty():
+                _worker = None
+                return
+            key, pool = _wanted.get()
+        with torch.no_grad():
+            found = measure(pool)
+        with _lock:
+            _found[key] = found
+
+
+@atexit.register
+def _leave() -> None:
+    # a thread that is inside torch while the interpreter ends would abort the process
+    worker = _worker
     with _lock:
-        _found[key] = found
+        while not _wanted.empty():
+            _wanted.get_nowait()
+    if worker is not None:
+        worker.join(10)
 
 
 def _key(pool: Pool) -> str:

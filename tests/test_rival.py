@@ -1,7 +1,6 @@
 """The kernel estimate that every density is held against."""
 
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -80,9 +79,7 @@ def test_it_comes_by_itself_and_stands_beside_the_divergences():
     run = Experiment("moons", "mixture", seed=12345).start("cpu")
     first = {m.name: m for m in run.measure()}
     assert first["kl_pq"].rival is None  # the run does not wait for it
-    for thread in threading.enumerate():
-        if thread.name == "rival":
-            thread.join(60)
+    rival.wait()
     after = {m.name: m for m in run.measure()}
     expected = rival.measure(run.pool)
     for name in ("kl_pq", "kl_qp"):
