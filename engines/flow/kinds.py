@@ -1,0 +1,76 @@
+"""The kinds of flow that the knob `kind` offers, and a Model: one of them with its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engines.flow import bases
+from engines.flow.affine import Glow, RealNVP
+from engines.flow.layers import Layer, forward
+from engines.flow.planar import Planar, Radial
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the engine must know of a kind.
+
+    Args:
+        make: see `layers.Kind`.
+        knobs: the engine's knobs that this kind takes beside the shared ones.
+        most: the largest number of coordinates that it can be trained on.
+        networked: whether it has networks, with a `width` and `hidden` layers.
+    """
+
+    make: Callable[..., nn.Module]
+    knobs: tuple[str, ...] = ()
+    most: int = 4096
+    networked: bool = True
+
+
+KINDS = {
+    "RealNVP": Entry(RealNVP, ("mixing",)),
+    "Glow": Entry(Glow),
+    "planar": Entry(Planar, networked=False),
+    "radial": Entry(Radial, networked=False),
+}
+
+
+class Model(nn.Module):
+    """A flow and its base, which learn together.
+
+    Args:
+        flow: of one kind, see `layers.Kind`.
+        base: of engines/flow/bases.py.
+    """
+
+    def __init__(self, flow: nn.Module, base: bases.Gaussian) -> None:
+        super().__init__()
+        self.flow, self.base = flow, base
+
+    @classmethod
+    def make(cls, dim: int, knobs: Mapping[str, Any], rng: torch.Generator) -> Model:
+        """As the engine's knobs say, with first weights from `rng`."""
+        entry = KINDS[knobs["kind"]]
+        own = {name: knobs[name] for name in entry.knobs}
+        flow = entry.make(dim, knobs["layers"], knobs["width"], knobs["hidden"], rng, **own)
+        base = {
+            "Gaussian": lambda: bases.Gaussian(dim),
+            "uniform": lambda: bases.Uniform(dim),
+            "mixture": lambda: bases.GaussianMixture(dim, knobs["components"], rng.device),
+        }[knobs["base"]]()
+        return cls(flow, base)
+
+    def prepare(self, x: Tensor, rng: torch.Generator) -> None:
+        """First values that depend on the data, from standardised rows x (N, d)."""
+        if hasattr(self.flow, "prepare"):
+            self.flow.prepare(x)
+        self.base.prepare(forward(self.layers(), x)[0], rng)
+
+    def layers(self) -> list[Layer]:
+        """In the order from data to noise."""
+        return [*self.flow.layers(), *self.base.layers()]
