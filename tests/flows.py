@@ -26,7 +26,7 @@ def made(dim: int = 2, seed: int = 0, **knobs) -> Flow:
 def perturbed(dim: int = 2, seed: int = 0, **knobs) -> Flow:
     """The same with weights far from its start."""
     engine = made(dim, seed, **knobs)
-    shake(engine.average.module, seed, 0.4 if dim < 4 else 0.05)
+    shake(engine.average.module, seed, 0.12 if dim < 4 else 0.03)
     return engine
 
 

@@ -8,13 +8,15 @@ by maximum likelihood; pictures.py shows it.
 """
 
 from engines.flow.affine import Coupling, Glow, RealNVP
+from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
 from engines.flow.bases import Gaussian, GaussianMixture, Squash, Uniform, log_normal
 from engines.flow.engine import Flow
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Logit, Standardise
 from engines.flow.planar import Planar, Radial
+from engines.flow.spline import SplineCoupling
 
 __all__ = [
-    "KINDS", "Coupling", "Flow", "Gaussian", "GaussianMixture", "Glow", "Logit", "Model",
-    "Planar", "Radial", "RealNVP", "Squash", "Standardise", "Uniform", "log_normal",
+    "IAF", "KINDS", "MAF", "Coupling", "Flow", "Gaussian", "GaussianMixture", "Glow", "Logit", "Model",
+    "Planar", "Radial", "RealNVP", "SplineAutoregressive", "SplineCoupling", "Squash", "Standardise", "Uniform", "log_normal",
 ]  # fmt: skip

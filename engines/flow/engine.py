@@ -55,9 +55,9 @@ class Flow(Engine):
     loss_label = "−log q(x), nats"
     if_diverged = "Try a smaller learning rate, or fewer layers."
 
-    kind: Literal["RealNVP", "Glow", "planar", "radial"] = knob(
-        "RealNVP", help="Which invertible layers the flow is made of."
-    )
+    kind: Literal[
+        "spline", "spline coupling", "RealNVP", "Glow", "MAF", "IAF", "planar", "radial"
+    ] = knob("spline", help="Which invertible layers the flow is made of.")
     layers: int = knob(12, 2, 32, help="Layers between data and noise.")
     width: int = knob(
         64, 8, 256, log=True, when={"kind": NETWORKED},
@@ -67,6 +67,9 @@ class Flow(Engine):
         2, 1, 3, label="Hidden layers", when={"kind": NETWORKED},
         help="Depth of each layer's network.",
     )  # fmt: skip
+    bins: int = knob(
+        16, 4, 32, when={"kind": ("spline", "spline coupling")}, help="Pieces of each spline."
+    )
     mixing: Literal["linear", "swap"] = knob(
         "linear", when={"kind": "RealNVP"},
         help="Between couplings: a learnt linear map, or only exchanging the two halves.",

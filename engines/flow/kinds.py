@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from engines.flow import bases
 from engines.flow.affine import Glow, RealNVP
+from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
 from engines.flow.layers import Layer, forward
 from engines.flow.planar import Planar, Radial
+from engines.flow.spline import SplineCoupling
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ class Entry:
 
 
 KINDS = {
+    "spline": Entry(SplineAutoregressive, ("bins",)),
+    "spline coupling": Entry(SplineCoupling, ("bins",)),
     "RealNVP": Entry(RealNVP, ("mixing",)),
     "Glow": Entry(Glow),
+    "MAF": Entry(MAF),
+    "IAF": Entry(IAF, most=IAF.MAX_DIM),
     "planar": Entry(Planar, networked=False),
     "radial": Entry(Radial, networked=False),
 }

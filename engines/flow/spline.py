@@ -44,7 +44,9 @@ class _Bins:
         self.share = theta[:, : 2 * bins].unflatten(1, (2, bins)).softmax(2)  # (M, 2, K)
         sizes = torch.addcmul(least, self.share, self.free)
         ends = sizes.cumsum(2)
-        found = torch.searchsorted(ends[:, by].detach().contiguous(), x.detach()[:, None], right=True)
+        found = torch.searchsorted(
+            ends[:, by].detach().contiguous(), x.detach()[:, None], right=True
+        )
         self.k = found.clamp_max_(bins - 1)[:, :, None]
         both = self.k.expand(-1, 2, 1)
         self.size = sizes.gather(2, both).squeeze(2)
