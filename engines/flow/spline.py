@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from engines.flow.conditioner import Conditioner, Mixing, Network
+from engines.flow.conditioner import Conditioner, Mixing, Network, turns
 
 MIN_WIDTH, MIN_HEIGHT = 1e-3, 1e-4  # of a bin, as shares of the whole interval
 STEEPEST = math.log(1e3)  # a knot's derivative lies between 1/1000 and 1000
