@@ -124,7 +124,7 @@ def test_a_coupling_is_undone_in_its_own_order(dim, mixing):
 
     with torch.no_grad():
         assert round_trip(engine, engine.decode, x) < 1e-4
-        assert round_trip(engine, wrong, x) > 0.01
+        assert round_trip(engine, wrong, x) > 1e-3
 
 
 @pytest.mark.parametrize("dim", [2, 5])

@@ -10,6 +10,7 @@ by maximum likelihood; pictures.py shows it.
 from engines.flow.affine import Coupling, Glow, RealNVP
 from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
 from engines.flow.bases import Gaussian, GaussianMixture, Squash, Uniform, log_normal
+from engines.flow.continuous import Continuous
 from engines.flow.engine import Flow
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Logit, Standardise
@@ -17,6 +18,6 @@ from engines.flow.planar import Planar, Radial
 from engines.flow.spline import SplineCoupling
 
 __all__ = [
-    "IAF", "KINDS", "MAF", "Coupling", "Flow", "Gaussian", "GaussianMixture", "Glow", "Logit", "Model",
+    "IAF", "KINDS", "MAF", "Continuous", "Coupling", "Flow", "Gaussian", "GaussianMixture", "Glow", "Logit", "Model",
     "Planar", "Radial", "RealNVP", "SplineAutoregressive", "SplineCoupling", "Squash", "Standardise", "Uniform", "log_normal",
 ]  # fmt: skip

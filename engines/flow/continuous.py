@@ -184,7 +184,9 @@ class Continuous(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if dim != 2:
-            raise BadInput(f"The continuous flow needs data in the plane; these have {dim} columns.")
+            raise BadInput(
+                f"The continuous flow needs data in the plane; these have {dim} columns."
+            )
         self.solver, self.hidden = solver, hidden
         sizes = [2, *[width] * hidden, 2]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

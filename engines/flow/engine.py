@@ -56,8 +56,9 @@ class Flow(Engine):
     if_diverged = "Try a smaller learning rate, or fewer layers."
 
     kind: Literal[
-        "spline", "spline coupling", "RealNVP", "Glow", "MAF", "IAF", "planar", "radial"
-    ] = knob("spline", help="Which invertible layers the flow is made of.")
+        "spline", "spline coupling", "RealNVP", "Glow", "MAF", "IAF", "continuous", "planar",
+        "radial",
+    ] = knob("spline", help="Which invertible layers the flow is made of.")  # fmt: skip
     layers: int = knob(12, 2, 32, help="Layers between data and noise.")
     width: int = knob(
         64, 8, 256, log=True, when={"kind": NETWORKED},
@@ -73,6 +74,10 @@ class Flow(Engine):
     mixing: Literal["linear", "swap"] = knob(
         "linear", when={"kind": "RealNVP"},
         help="Between couplings: a learnt linear map, or only exchanging the two halves.",
+    )  # fmt: skip
+    solver: Literal["midpoint", "RK4"] = knob(
+        "midpoint", when={"kind": "continuous"},
+        help="How each step through time is taken: two evaluations of the field, or four.",
     )  # fmt: skip
     base: Literal["Gaussian", "uniform", "mixture"] = knob(
         "Gaussian",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engines.flow import bases
 from engines.flow.affine import Glow, RealNVP
 from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
+from engines.flow.continuous import Continuous
 from engines.flow.layers import Layer, forward
 from engines.flow.planar import Planar, Radial
 from engines.flow.spline import SplineCoupling
@@ -41,6 +42,7 @@ KINDS = {
     "Glow": Entry(Glow),
     "MAF": Entry(MAF),
     "IAF": Entry(IAF, most=IAF.MAX_DIM),
+    "continuous": Entry(Continuous, ("solver",), most=2),
     "planar": Entry(Planar, networked=False),
     "radial": Entry(Radial, networked=False),
 }
