@@ -10,19 +10,23 @@ import time
 import pytest
 import torch
 
+from app.session import Session
 from engines import DATASETS, BadInput, Experiment
 from engines.data.base import Dataset
-from engines.flow import Flow, Gaussian, log_normal
+from engines.flow import KINDS, Flow, Gaussian, log_normal
 from engines.marks import Handles, Heat, Images, Mesh, Paths, Points
 from engines.pictures import centres
 from tests.flows import mass, sampled_and_quadrature, twins
+
+NVP = {"kind": "RealNVP", "layers": 12, "width": 32}
 
 # ---------------------------------------------------------------- density
 
 
 @pytest.fixture(scope="module")
 def trained() -> Flow:
-    return Experiment("ring8soft", "flow").start("cpu").train(steps=250).engine
+    knobs = {"kind": "RealNVP"}
+    return Experiment("ring8soft", "flow", knobs=knobs).start("cpu").train(steps=150).engine
 
 
 @pytest.mark.slow
@@ -73,7 +77,7 @@ class Tilted(Dataset):
 
 
 def test_learns_a_correlated_gaussian():
-    engine = Flow({"layers": 4, "width": 16}, seed=0)
+    engine = Flow({"kind": "RealNVP", "layers": 4, "width": 16}, seed=0)
     pool = Tilted().pool(0)
     engine.start(pool)
     for _ in range(500):
@@ -100,7 +104,9 @@ def mark(run, name, kind):
 
 
 def test_the_grid_runs_from_the_noise_to_the_data():
-    run = Experiment("moons", "flow", knobs={"grid_extent": 2.0}).start("cpu").train(steps=60)
+    run = (
+        Experiment("moons", "flow", knobs={**NVP, "grid_extent": 2.0}).start("cpu").train(steps=60)
+    )
     engine = run.engine
     grid = mark(run, "grid", Mesh)
     slider = panel(run, "grid").slider
@@ -117,8 +123,8 @@ def test_the_grid_runs_from_the_noise_to_the_data():
 
 
 def test_the_dragged_point_lands_where_f_says_and_touches_nothing():
-    plain = Experiment("moons", "flow").start("cpu").train(steps=6)
-    run = Experiment("moons", "flow").start("cpu").train(steps=3)
+    plain = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=6)
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=3)
     run.act("follow", x=0.5, y=-0.25)
     path = mark(run, "journey", Paths).xy[0]
     with torch.no_grad():
@@ -136,8 +142,34 @@ def test_the_dragged_point_lands_where_f_says_and_touches_nothing():
         run.act("follow", x=0.0)
 
 
+def test_the_point_is_held_at_the_end_that_was_dragged():
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=3)
+    run.act("follow_noise", x=0.5, y=-0.25)
+    path = mark(run, "journey", Paths).xy[0]
+    with torch.no_grad():
+        x = run.engine.decode(torch.tensor([[0.5, -0.25]]))[0]
+    assert path[0] == pytest.approx((0.5, -0.25), abs=1e-3)
+    assert torch.allclose(torch.from_numpy(path[-1]), x, atol=1e-4)
+    actions = [m.action for m in panel(run, "journey").marks if isinstance(m, Handles)]
+    assert sorted(actions) == ["follow", "follow_noise"]
+    run.train(steps=20)  # the noise stays where it is, and the data it becomes moves
+    moved = mark(run, "journey", Paths).xy[0]
+    assert moved[0] == pytest.approx((0.5, -0.25), abs=1e-3)
+    assert abs(moved[-1] - path[-1]).max() > 1e-3
+    again = Experiment("moons", "flow", knobs=NVP).start("cpu").restore(run.checkpoint())
+    assert again.engine.probe_end == "noise"
+    run.act("follow_noise", x=1e8, y=0.0)
+    assert run.engine.probe_x == Flow.FAR
+    run.act("follow", x=float(path[-1][0]), y=float(path[-1][1]))
+    here = mark(run, "journey", Paths).xy[0]
+    run.train(steps=20)
+    there = mark(run, "journey", Paths).xy[0]
+    assert there[-1] == pytest.approx(path[-1], abs=1e-3)
+    assert abs(there[0] - here[0]).max() > 1e-3
+
+
 def test_samples_and_stretch_are_those_of_the_flow():
-    run = Experiment("moons", "flow").start("cpu").train(steps=5)
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=5)
     dots = mark(run, "journey", Points)
     with torch.no_grad():
         x = run.engine.decode(torch.from_numpy(dots.xy[0]))
@@ -150,7 +182,8 @@ def test_samples_and_stretch_are_those_of_the_flow():
 
 
 def test_digits():
-    run = Experiment("digits", "flow").start("cpu").train(steps=12)
+    knobs = {"layers": 2, "width": 32}
+    run = Experiment("digits", "flow", knobs=knobs).start("cpu").train(steps=12)
     engine = run.engine
     sheet = mark(run, "interpolation", Images).pixels.reshape(6, 10, 8, 8)
     real = engine.pool.test[:12].reshape(12, 8, 8).numpy() / 17
@@ -180,7 +213,7 @@ def test_the_cost_is_the_likelihood_wherever_noise_lies(dim):
 
 
 def test_the_loss_shown_is_the_true_likelihood():
-    engine = Flow({"layers": 2}, seed=0)
+    engine = Flow({"kind": "RealNVP", "layers": 2}, seed=0)
     pool = DATASETS["ring8"]().pool(0)
     pool.train = pool.train * 50  # the standardisation stays, so all points lie far out
     engine.start(pool)
@@ -201,10 +234,37 @@ def test_one_coordinate_is_refused():
     assert Flow.accepts(DATASETS["moons"]()) is None
 
 
+def test_an_address_from_before_there_were_kinds_means_a_real_nvp():
+    old = {"layers": 8, "width": 64, "hidden": 2, "mixing": "linear", "lr": 0.002, "batch": 256}
+    assert Experiment("moons", "flow", knobs=old).knobs["kind"] == "RealNVP"
+    now = {**old, "kind": "MAF"}
+    assert Experiment("moons", "flow", knobs=now).knobs["kind"] == "MAF"
+    assert Experiment("moons", "flow").knobs["kind"] == Flow.knobs["kind"].default
+    assert set(Flow.knobs["kind"].choices) == set(KINDS)
+
+
+def test_what_a_kind_refuses_leaves_the_visitors_run_as_it_was():
+    session = Session("cpu")
+    session.open(Experiment("moons", "flow", knobs={"kind": "continuous"}))
+    run, kept = session.worker.run, session.experiment
+    with pytest.raises(BadInput, match="continuous"):
+        session.choose_dataset("digits")
+    assert session.experiment == kept and session.worker.run is run
+    session.open(Experiment("digits", "flow", knobs={"kind": "MAF", "layers": 2, "width": 16}))
+    run, kept = session.worker.run, session.experiment
+    for refused in ("continuous", "IAF"):
+        with pytest.raises(BadInput, match="choose another kind"):
+            session.set("kind", refused)
+        with pytest.raises(BadInput, match=refused):  # whoever talks to the run itself
+            run.set("kind", refused)
+    assert session.experiment == kept and session.worker.run is run
+    assert run.train(steps=1).step == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sharp_modes_do_not_make_it_diverge(seed):
-    run = Experiment("ring8", "flow", seed=seed).start("cpu").train(steps=80)
+    run = Experiment("ring8", "flow", seed, {"kind": "RealNVP"}).start("cpu").train(steps=80)
     assert run.diverged is None and torch.isfinite(run.log_prob(run.pool.test)).all()
 
 
