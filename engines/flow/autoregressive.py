@@ -129,11 +129,12 @@ class _Autoregressive(nn.Module):
         each: int,
         waves: int,
         pitch: float,
+        mixing=True, **kw
     ) -> None:
         super().__init__()
-        self.mixing = Mixing(reversals(dim, layers, rng))
+        self.mixing = Mixing(reversals(dim, layers, rng), mixing)
         self.conditioner = Conditioner(
-            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch
+            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch, **kw
         )
 
     def _build(self, kind: type[_Layer]) -> list:
@@ -161,8 +162,9 @@ class SplineAutoregressive(_Autoregressive):
         bound: float = 4.0,
         waves: int = 32,
         pitch: float = 3.0,
+        mixing=True, **kw
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch)
+        super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch, mixing, **kw)
         self.bound = bound
 
     def layers(self) -> list[SplineLayer]:

@@ -89,9 +89,12 @@ class Conditioner(nn.Module):
         masked: bool = False,
         waves: int = 0,
         pitch: float = 1.0,
+        first_gain: float = 10.0,
+        out_gain: float = 1.0,
     ) -> None:
         super().__init__()
         dev = rng.device
+        self.first_gain, self.out_gain = first_gain, out_gain
         self.each, self.alone = each, masked and n_in == 2
         if self.alone:
             n_in, n_out = 1, 1
@@ -136,11 +139,12 @@ class Conditioner(nn.Module):
     def networks(self) -> list[Network]:
         """The L networks, in order."""
         weights = list(self.weights)
+        if self.out_gain != 1: weights[-1] = weights[-1]*self.out_gain
         if self.masked:
             weights = [w * getattr(self, f"mask{i}") for i, w in enumerate(weights)]
         parts = list(zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(weights, self.biases))))
         n = len(parts)
-        first = self.first.unbind(0) if self.alone else [None] * n
+        first = (self.first * self.first_gain).unbind(0) if self.alone else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
         return [Network(a, list(p), f, self.each) for a, p, f in zip(waves, parts, first)]
 
@@ -168,6 +172,7 @@ class Mixing(nn.Module):
         self.register_buffer("swap", swap.float())
         self.register_buffer("sign", diagonal.sign().float())
         self.register_buffer("eye", torch.eye(dim, device=start.device))
+        self.train_it = train
 
     def matrices(self) -> Tensor:
         """A, (L, d, d)."""
@@ -177,6 +182,9 @@ class Mixing(nn.Module):
 
     def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """A (d, d), c (d,) and log|det A| of every layer."""
+        if not self.train_it:
+            if not hasattr(self,'_m'): self._m=self.matrices(),self.log_diagonal.sum(1)
+            return list(zip(self._m[0].unbind(0), self.shift.unbind(0), self._m[1].unbind(0)))
         log_dets = self.log_diagonal.sum(1)
         return list(zip(self.matrices().unbind(0), self.shift.unbind(0), log_dets.unbind(0)))
 
