@@ -64,8 +64,9 @@ def test_log_determinant_is_that_of_autograds_jacobian(kind, dim, n):
         claimed = encode(net, x)[1]
     assert (truth - claimed).abs().max() < 1e-8
     assert (truth + claimed).abs().max() > 0.1, "flipped sign"
-    forgetful = claimed - net.mixing.log_diagonal.sum()
-    assert (truth - forgetful).abs().max() > 0.01, "forgotten mixing"
+    if kind is not SplineAutoregressive:  # whose mixing is a fixed order
+        forgetful = claimed - net.mixing.log_diagonal.sum()
+        assert (truth - forgetful).abs().max() > 0.01, "forgotten mixing"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engines.flow.conditioner import Conditioner, Mixing, Network, reversals
+from engines.flow.conditioner import Conditioner, Mixing, Network, Order, reversals
 from engines.flow.spline import parameters, spline, spline_inverse
 
 
@@ -119,6 +119,8 @@ class IAFLayer(_Layer):
 class _Autoregressive(nn.Module):
     """L layers, the order of the coordinates reversed before each but the first."""
 
+    MIXING: type[nn.Module] = Mixing  # the reversal is where a learnt linear map starts
+
     def __init__(
         self,
         dim: int,
@@ -129,12 +131,11 @@ class _Autoregressive(nn.Module):
         each: int,
         waves: int,
         pitch: float,
-        mixing=True, **kw
     ) -> None:
         super().__init__()
-        self.mixing = Mixing(reversals(dim, layers, rng), mixing)
+        self.mixing = self.MIXING(reversals(dim, layers, rng))
         self.conditioner = Conditioner(
-            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch, **kw
+            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch
         )
 
     def _build(self, kind: type[_Layer]) -> list:
@@ -151,6 +152,8 @@ class SplineAutoregressive(_Autoregressive):
         waves, pitch: see Conditioner.
     """
 
+    MIXING = Order
+
     def __init__(
         self,
         dim: int,
@@ -162,9 +165,8 @@ class SplineAutoregressive(_Autoregressive):
         bound: float = 4.0,
         waves: int = 32,
         pitch: float = 3.0,
-        mixing=True, **kw
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch, mixing, **kw)
+        super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch)
         self.bound = bound
 
     def layers(self) -> list[SplineLayer]:

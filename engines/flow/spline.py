@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from engines.flow.conditioner import Conditioner, Mixing, Network, turns
 
-LEAST = 1e-3  # width and height of a bin, as a share of the whole interval
+LEAST = 1e-4  # width and height of a bin, as a share of the whole interval
 STEEPEST = math.log(1e3)  # a knot's derivative lies between 1/1000 and 1000
 
 
