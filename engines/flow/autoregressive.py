@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engines.flow.conditioner import Conditioner, Mixing, Network, reversals
+from engines.flow.conditioner import Conditioner, Mixing, Network, Order, reversals
 from engines.flow.spline import parameters, spline, spline_inverse
 
 
@@ -119,6 +119,8 @@ class IAFLayer(_Layer):
 class _Autoregressive(nn.Module):
     """L layers, the order of the coordinates reversed before each but the first."""
 
+    MIXING: type[nn.Module] = Mixing  # the reversal is where a learnt linear map starts
+
     def __init__(
         self,
         dim: int,
@@ -131,7 +133,7 @@ class _Autoregressive(nn.Module):
         pitch: float,
     ) -> None:
         super().__init__()
-        self.mixing = Mixing(reversals(dim, layers, rng))
+        self.mixing = self.MIXING(reversals(dim, layers, rng))
         self.conditioner = Conditioner(
             layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch
         )
@@ -149,6 +151,8 @@ class SplineAutoregressive(_Autoregressive):
         bins, bound: K and the interval [−bound, bound] of the splines.
         waves, pitch: see Conditioner.
     """
+
+    MIXING = Order
 
     def __init__(
         self,

@@ -76,6 +76,9 @@ class Conditioner(nn.Module):
     """
 
     WAVY = 8
+    # Adam moves every number by the same step, but what a network of `width` units says moves
+    # by many of them at once: numbers that no network makes count this much, to keep pace
+    FREE = 10.0
 
     def __init__(
         self,
@@ -140,31 +143,30 @@ class Conditioner(nn.Module):
             weights = [w * getattr(self, f"mask{i}") for i, w in enumerate(weights)]
         parts = list(zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(weights, self.biases))))
         n = len(parts)
-        first = self.first.unbind(0) if self.alone else [None] * n
+        first = (self.FREE * self.first).unbind(0) if self.alone else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
         return [Network(a, list(p), f, self.each) for a, p, f in zip(waves, parts, first)]
 
 
 class Mixing(nn.Module):
-    """L invertible linear maps y = x A + c.
+    """L invertible linear maps y = x A + c that learn.
 
     A = P·(I + lower)·(upper + diag ±eᵃ) as in Glow (Kingma & Dhariwal 2018), so that
     log|det A| = Σ a and A cannot become singular; the permutation P and the signs are fixed.
 
     Args:
         start: (L, d, d) first matrices.
-        train: whether they learn.
     """
 
-    def __init__(self, start: Tensor, train: bool = True) -> None:
+    def __init__(self, start: Tensor) -> None:
         super().__init__()
         swap, lower, upper = torch.linalg.lu(start.double())
         diagonal = upper.diagonal(dim1=1, dim2=2)
         layers, dim = start.shape[:2]
-        self.shift = nn.Parameter(torch.zeros(layers, dim, device=start.device), train)
-        self.lower = nn.Parameter(lower.tril(-1).float(), train)
-        self.upper = nn.Parameter(upper.triu(1).float(), train)
-        self.log_diagonal = nn.Parameter(diagonal.abs().log().float(), train)
+        self.shift = nn.Parameter(torch.zeros(layers, dim, device=start.device))
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
         self.register_buffer("swap", swap.float())
         self.register_buffer("sign", diagonal.sign().float())
         self.register_buffer("eye", torch.eye(dim, device=start.device))
@@ -179,6 +181,23 @@ class Mixing(nn.Module):
         """A (d, d), c (d,) and log|det A| of every layer."""
         log_dets = self.log_diagonal.sum(1)
         return list(zip(self.matrices().unbind(0), self.shift.unbind(0), log_dets.unbind(0)))
+
+
+class Order(nn.Module):
+    """L fixed orders of the coordinates, as maps of determinant ±1.
+
+    Args:
+        start: (L, d, d) their matrices.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", start)
+        self.register_buffer("zero", torch.zeros(start.shape[:2], device=start.device))
+
+    def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """A (d, d), c = 0 (d,) and log|det A| = 0 of every layer."""
+        return [(a, zero, zero[0]) for a, zero in zip(self.matrix.unbind(0), self.zero.unbind(0))]
 
 
 def turns(dim: int, layers: int, rng: torch.Generator) -> Tensor:

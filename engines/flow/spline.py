@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from engines.flow.conditioner import Conditioner, Mixing, Network, turns
 
-MIN_WIDTH, MIN_HEIGHT = 1e-3, 1e-4  # of a bin, as shares of the whole interval
+LEAST = 1e-4  # width and height of a bin, as a share of the whole interval
 STEEPEST = math.log(1e3)  # a knot's derivative lies between 1/1000 and 1000
 
 
@@ -32,26 +32,25 @@ class _Bins:
         by: 0 to look x up among the widths, 1 among the heights.
 
     Attributes:
-        k: (M, 1, 1) the bin's number.
+        share: (M, 2, K) softmax of the free widths and heights.
+        k: (M, 1) the bin's number.
         start, size: (M, 2) left and lower end of the bin, its width and height; in [0, 1].
-        slope: (M, 2) derivative at the bin's two ends.
+        knots: (M, 2) where the derivatives at the bin's two ends stand in theta.
+        bent: (M, 2) tanh of those, (M, 2) `slope` the derivatives themselves.
     """
 
     def __init__(self, x: Tensor, theta: Tensor, by: int = 0) -> None:
         bins = theta.shape[1] // 3
-        self.free = theta.new_tensor([[1 - bins * MIN_WIDTH], [1 - bins * MIN_HEIGHT]])
-        least = theta.new_tensor([[MIN_WIDTH], [MIN_HEIGHT]])
-        self.share = theta[:, : 2 * bins].unflatten(1, (2, bins)).softmax(2)  # (M, 2, K)
-        sizes = torch.addcmul(least, self.share, self.free)
+        self.share = theta[:, : 2 * bins].unflatten(1, (2, bins)).softmax(2)
+        sizes = self.share * (1 - bins * LEAST) + LEAST
         ends = sizes.cumsum(2)
-        found = torch.searchsorted(
-            ends[:, by].detach().contiguous(), x.detach()[:, None], right=True
-        )
-        self.k = found.clamp_max_(bins - 1)[:, :, None]
-        both = self.k.expand(-1, 2, 1)
+        # counting the ends that x has passed
+        line, value = ends.detach()[:, by].contiguous(), x.detach()[:, None]
+        self.k = torch.searchsorted(line, value, right=True).clamp_max_(bins - 1)
+        both = self.k[:, :, None].expand(-1, 2, 1)
         self.size = sizes.gather(2, both).squeeze(2)
         self.start = ends.gather(2, both).squeeze(2) - self.size
-        self.knots = self.k.squeeze(2) + torch.arange(2 * bins, 2 * bins + 2, device=x.device)
+        self.knots = torch.cat([self.k + 2 * bins, self.k + (2 * bins + 1)], 1)
         self.bent = torch.tanh(theta.gather(1, self.knots) / STEEPEST)
         self.slope = (STEEPEST * self.bent).exp()
 
@@ -66,69 +65,78 @@ class _Spline(torch.autograd.Function):
         y = y₀ + h·(s t² + d₀ t(1−t))/D
         ℓ = log y′ = 2 log s + log(2s t(1−t) + d₀ (1−t)² + d₁ t²) − 2 log D
 
-    Beyond the interval it goes on as a straight line. Some fifty small operations a
-    direction, without autograd's bookkeeping for each: half of the time of a step.
+    Beyond the interval it goes on as a straight line. Small operations are what a step's time
+    goes into; without autograd's bookkeeping for each of them it takes half of it.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-        inside = (x / (2 * bound) + 0.5).clamp(0, 1)
+        inside = (x / (2 * bound) + 0.5).clamp_(0, 1)
         bins = _Bins(inside, theta)
         w, h = bins.size.unbind(1)
         x0, y0 = bins.start.unbind(1)
         d0, d1 = bins.slope.unbind(1)
-        s, t = h / w, (inside - x0) / w
+        outside = (inside <= 0) | (inside >= 1)
+        # rounding may leave the bin by a hair, and the interval's ends shall be exact
+        s, t = h / w, torch.where(outside, inside, ((inside - x0) / w).clamp_(0, 1))
         rest = 1 - t
-        u = t * rest
-        below = torch.addcmul(s, d0 + d1 - 2 * s, u)
-        share = (s * t * t + d0 * u) / below
-        rise = 2 * s * u + d0 * rest * rest + d1 * t * t
-        slope = rise * (s / below) ** 2
-        straight = x - (2 * inside - 1) * bound  # beyond the interval
-        straight = torch.where((inside > 0) & (inside < 1), 0.0, straight)
-        y = (2 * bound) * torch.addcmul(y0, h, share) - bound
+        u, t2, bend = t * rest, t * t, d0 + d1 - 2 * s
+        below = torch.addcmul(s, bend, u)
+        share = torch.addcmul(s * t2, d0, u) / below
+        rise = torch.addcmul(d0 * rest * rest, d1, t2) + 2 * (s * u)
+        slope = rise * (s / below).square_()
+        straight = torch.where(outside, x - (2 * inside - 1) * bound, 0.0)
+        y = torch.addcmul(y0, h, share).mul_(2 * bound).sub_(bound)
         ctx.save_for_backward(
-            theta, bins.share, bins.free, bins.k, bins.knots, bins.bent,
-            w, h, s, t, d0, d1, below, share, rise, slope, straight,
+            bins.share, bins.k, bins.knots, bins.bent, bins.start, bins.size, d0, d1,
+            s, t, rest, u, t2, bend, below, share, rise, slope, outside, straight,
         )  # fmt: skip
         ctx.bound = bound
         return torch.addcmul(y, slope, straight), slope.log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g_y: Tensor, g_l: Tensor):
-        theta, part, free, k, knots, bent, w, h, s, t, d0, d1, below, share, rise, slope, straight = (
-            ctx.saved_tensors
-        )  # fmt: skip
-        rest, u = 1 - t, t * (1 - t)
-        twist = rest - t
-        g_l = torch.addcmul(g_l, g_y * slope, straight)
+    def backward(ctx, g_y: Tensor, g_l: Tensor) -> tuple[Tensor, Tensor, None]:
+        (
+            part, k, knots, bent, start, size, d0, d1,
+            s, t, rest, u, t2, bend, below, share, rise, slope, outside, straight,
+        ) = ctx.saved_tensors  # fmt: skip
+        w, h = size.unbind(1)
+        m, bins = len(k), part.shape[2]
+        steep = g_y * slope
+        g_l = torch.addcmul(g_l, steep, straight)
         g_value = g_y * (2 * ctx.bound)  # of y in [0, 1]
         g_above = g_value * h / below
-        g_below = -(g_above * share) - 2 * g_l / below
+        g_below = torch.addcmul(g_l / below * -2, g_above, share, value=-1)
         g_rise = g_l / rise
-        g_t = (
-            g_above * (2 * s * t + d0 * twist)
-            + g_below * (d0 + d1 - 2 * s) * twist
-            + 2 * g_rise * (s * twist - d0 * rest + d1 * t)
-        )
-        g_s = g_above * t * t + g_below * (1 - 2 * u) + 2 * (g_rise * u + g_l / s)
-        g_d0 = (g_above + g_below) * u + g_rise * rest * rest
-        g_d1 = g_below * u + g_rise * t * t
-        along = g_t / w
-        g_size = torch.stack([-(g_s * s) / w - along * t, g_value * share + g_s / w], 1)
+        st, d0rest = s * t, d0 * rest
+        twist = rest - t
+        g_t = torch.addcmul(2 * g_above * st, twist, torch.addcmul(g_below * bend, g_above, d0))
+        g_t.addcmul_(g_rise, torch.addcmul(s * twist - d0rest, d1, t), value=2)
+        g_s = (g_above * t2).addcmul_(g_below, 1 - 2 * u).addcmul_(g_rise, u, value=2)
+        g_s.addcdiv_(g_l, s, value=2)
+        g_d0 = ((g_above + g_below) * u).addcmul_(g_rise, rest * rest)
+        g_d1 = (g_below * u).addcmul_(g_rise, t2)
+        along, g_s = g_t / w, g_s / w
+        g_w = torch.addcmul(along * t, g_s, s)
+        g_h = torch.addcmul(g_s, g_value, share)
+        g_size = torch.stack([-g_w, g_h], 1)
         g_start = torch.stack([-along, g_value], 1)
-        # dL/d(sizes): every bin before this one moves its start
-        before = torch.arange(part.shape[2], device=k.device) < k
-        g = torch.where(before, g_start[:, :, None], 0.0)
-        g.scatter_(2, k.expand(-1, 2, 1), g_size[:, :, None])
-        g = g.mul_(free)
-        g_theta = torch.zeros_like(theta)
-        shares = g_theta[:, : 2 * part.shape[2]].unflatten(1, (2, -1))
-        torch.mul(part, g - (g * part).sum(2, keepdim=True), out=shares)
+        # back through softmax: an earlier bin moves the start, this one the size, and all
+        # together always sum to one
+        least = start - LEAST * k
+        common = torch.addcmul(g_start * least, g_size, size - LEAST)
+        free = 1 - bins * LEAST
+        before = torch.arange(bins, device=k.device) < k
+        earlier = torch.add(g_start * free, common, alpha=-1)
+        g = torch.where(before[:, None], earlier[:, :, None], -common[:, :, None])
+        here = torch.add(g_size * free, common, alpha=-1)
+        g.scatter_(2, k[:, :, None].expand(-1, 2, 1), here[:, :, None])
+        g_theta = part.new_zeros(m, parameters(bins))
+        torch.mul(part, g, out=g_theta[:, : 2 * bins].unflatten(1, (2, bins)))
         bends = torch.stack([g_d0 * d0, g_d1 * d1], 1) * (1 - bent * bent)
         g_theta.scatter_(1, knots, bends)
-        g_x = torch.where(straight == 0, along / (2 * ctx.bound), g_y * slope)
+        g_x = torch.where(outside, steep, along / (2 * ctx.bound))
         return g_x, g_theta, None
 
 
@@ -141,7 +149,7 @@ def spline(x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     Args:
         x: (M,) or any shape.
         theta: (…, 3K + 1) free numbers for each x: K widths and K heights (through a
-            softmax, no bin below MIN_WIDTH, MIN_HEIGHT of the interval), and K + 1
+            softmax, no bin below LEAST of the interval), and K + 1
             log-derivatives. All zero is the identity.
 
     Returns:
