@@ -145,7 +145,9 @@ class Segment:
             v2, k2 = stage(v, k, h / 2)
             v3, k3 = stage(v2, k2, h / 2)
             v4, k4 = stage(v3, k3, h)
-            v, k = (v + 2 * (v2 + v3) + v4) / 6, (k + 2 * (k2 + k3) + k4) / 6
+            v = torch.add(v.add(v4), v2.add(v3), alpha=2)
+            k = torch.add(k.add(k4), k2.add(k3), alpha=2)
+            h = h / 6
         a, b, c, d = (h * k).flatten(1).unbind(1)
         # the determinant of I + h·k; positive, since ‖h·k‖ < 1
         return torch.add(x, v, alpha=h), torch.addcmul((1 + a) * (1 + d), b, c, value=-1).log()
@@ -190,7 +192,7 @@ class Continuous(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             # the first layer's units switch at places all over the data; the last starts near 0
-            gain = math.sqrt(3 / n_in) * (1.5 if i == 0 else layers * 0.01 if i == hidden else 1.0)
+            gain = math.sqrt(3 / n_in) * (1.5 if i == 0 else 0.01 if i == hidden else 1.0)
             spread = 2.25 if i == 0 else 0.0 if i == hidden else 1 / math.sqrt(n_in)
             shape = (layers, n_in, n_out)
             w = torch.empty(shape, device=rng.device).uniform_(-gain, gain, generator=rng)
@@ -203,7 +205,7 @@ class Continuous(nn.Module):
         *inner, last = self.weights
         n = len(last)
         # scaled down where the bound on h·Lip(v) exceeds REACH, so that every step is a bijection
-        scale = (Segment.REACH * n / self.lipschitz()).clamp_max(1)[:, None]
+        scale = (Segment.REACH / self.lipschitz()).clamp_max(1)[:, None]
         weights = [*inner, last * scale[:, None]]
         biases = [*list(self.biases)[:-1], self.biases[-1]]
         pairs = [None] * n
@@ -212,9 +214,16 @@ class Continuous(nn.Module):
             pairs = products.flatten(2).unbind(0)  # (L, H, 2, 2) → L × (H, 4)
         parts = zip(*(t.unbind(0) for pair in zip(weights, biases) for t in pair))
         return [
-            Segment(Field(list(zip(part[::2], part[1::2])), p), 1 / n, self.solver)
+            Segment(Field(list(zip(part[::2], part[1::2])), p), 1.0, self.solver)
             for part, p in zip(parts, pairs)
         ]
+
+    def states(self, z: Tensor) -> Tensor:
+        """Where noise z (N, 2) stands at times 1, 1 − h, … 0: (L+1, N, 2), data last."""
+        out = [z]
+        for segment in reversed(self.layers()):
+            out.append(segment.inverse(out[-1]))
+        return torch.stack(out)
 
     def lipschitz(self) -> Tensor:
         """An upper bound on Lip(v) of each segment before it is scaled down, (L,).
