@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from engines.knobs import BadInput
 
-REACH = 1.0  # the steepest that a field may be, in one step's time
+REACH = 1.5  # the steepest that a field may be, in one step's time
 NEWTON = 3  # iterations; each squares the error
 TINY = 1e-12
 FAR, LATTICE = 4.0, 24  # where that is looked at: a square in standardised units, points each way
