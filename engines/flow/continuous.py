@@ -27,7 +27,7 @@ from engines.knobs import BadInput
 
 REACH = 1.5  # the steepest that a field may be, in one step's time
 NEWTON = 3  # iterations; each squares the error
-TINY = 1e-12
+TINY, DAMPED = 1e-12, 0.02  # smallest determinants, in a density and in a Newton step
 FAR, LATTICE = 4.0, 24  # where that is looked at: a square in standardised units, points each way
 
 
@@ -159,7 +159,7 @@ class Segment:
         for _ in range(NEWTON):
             there, k, det = self.with_jacobian(x)
             a, b, c, d = k.unbind(1)
-            p, q = ((there - z) / det.clamp_min(TINY)[:, None]).unbind(1)
+            p, q = ((there - z) / det.clamp_min(DAMPED)[:, None]).unbind(1)
             # δx = δz (I + K)⁻¹ in rows
             x = x - torch.stack([p * (1 + d) - q * c, q * (1 + a) - p * b], 1)
         return x
