@@ -7,25 +7,28 @@ Time is cut into segments. Within one, v is a network with weights of its own, a
 Runge–Kutta method follows it; the likelihood is that of these steps, not of an ideal solver
 (discretise, then optimise). A log-density that integrates the trace is normalised only as far as
 the solver is exact, and a fit by maximum likelihood soon finds fields that the solver gets wrong,
-because there it is paid for mass that is not there. So two things are done exactly:
+for there it is paid with mass that is not there. So:
 
-- log|det| is that of the step itself. Its Jacobian is carried through the stages of the method
-  beside the value; by Liouville's formula it tends to −∫ tr ∂v/∂x dt as steps get shorter.
-- A step is a bijection, whatever the weights: h·Lip(v) ≤ log 2 is built into them (`REACH`).
+- log|det| is that of the step itself, exactly. Its Jacobian is carried through the stages of the
+  method beside the value; by Liouville's formula it tends to −∫ tr ∂v/∂x dt as steps get shorter.
+- A step must not fold the plane, or else the density would count some noise twice. v is kept from
+  becoming steeper than `REACH` in one step's time, as far as a lattice on the plane can see.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from engines.knobs import BadInput
 
-Solver = Literal["midpoint", "RK4"]
+REACH = 1.5  # the steepest that a field may be, in one step's time
+NEWTON = 3  # iterations; each squares the error
+TINY, DAMPED = 1e-12, 0.02  # smallest determinants, in a density and in a Newton step
+FAR, LATTICE = 4.0, 24  # where that is looked at: a square in standardised units, points each way
 
 
 def squash(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,8 +44,8 @@ class OneHidden(torch.autograd.Function):
     """v = squash(x W + b) V + c and ∂v/∂x, for one hidden layer, with backward by hand.
 
     ∂v_j/∂x_i = Σ_h W_ih d_h V_hj is linear in the slopes d: one product with the pairs
-    P = (W_ih V_hj), (H, 4). Small products are all there is to do, so that what autograd
-    spends between them counts: by hand a training step takes about two thirds of the time.
+    P = (W_ih V_hj), (H, 4). Small products are all there is to do, so what autograd
+    spends between them would count.
     """
 
     @staticmethod
@@ -108,29 +111,22 @@ class Field:
 class Segment:
     """One step of length h through a field: x(t) → x(t + h), and the log|det| of that step.
 
-    midpoint: z = x + h·v(x + ½h·v(x)), with an error of O(h³) a step; RK4 is the classical
-    method of fourth order, O(h⁵) a step.
+    The classical Runge–Kutta method of fourth order: an error of O(h⁵) a step.
     """
 
-    # a step moves no two points nearer than by ‖step − identity‖ ≤ e^{h·Lip} − 1 < 1
-    REACH = 0.98 * math.log(2)
-    CORRECTIONS = 6
-
-    def __init__(self, field: Field, h: float, solver: Solver) -> None:
-        self.field, self.h, self.solver = field, h, solver
+    def __init__(self, field: Field, h: float) -> None:
+        self.field, self.h = field, h
 
     def move(self, x: Tensor, h: float) -> Tensor:
         """The step without its determinant; h < 0 goes back in time."""
-        v = self.field(x)
-        if self.solver == "midpoint":
-            return x + h * self.field(x + h / 2 * v)
-        v2 = self.field(x + h / 2 * v)
+        v1 = self.field(x)
+        v2 = self.field(x + h / 2 * v1)
         v3 = self.field(x + h / 2 * v2)
         v4 = self.field(x + h * v3)
-        return x + h / 6 * (v + 2 * (v2 + v3) + v4)
+        return x + h / 6 * (v1 + 2 * (v2 + v3) + v4)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 2) → (N, 2) and log|det ∂z/∂x| (N,)."""
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The step z (N, 2), K (N, 4) with ∂z/∂x = I + K in rows, and its determinant (N,)."""
         h, field = self.h, self.field.with_jacobian
 
         def stage(v: Tensor, k: Tensor, step: float) -> tuple[Tensor, Tensor]:
@@ -138,61 +134,68 @@ class Segment:
             v, j = field(torch.add(x, v, alpha=step))
             return v, torch.baddbmm(j, k, j, alpha=step)
 
-        v, k = field(x)
-        if self.solver == "midpoint":
-            v, k = stage(v, k, h / 2)
-        else:
-            v2, k2 = stage(v, k, h / 2)
-            v3, k3 = stage(v2, k2, h / 2)
-            v4, k4 = stage(v3, k3, h)
-            v, k = (v + 2 * (v2 + v3) + v4) / 6, (k + 2 * (k2 + k3) + k4) / 6
-        a, b, c, d = (h * k).flatten(1).unbind(1)
-        # the determinant of I + h·k; positive, since ‖h·k‖ < 1
-        return torch.add(x, v, alpha=h), torch.addcmul((1 + a) * (1 + d), b, c, value=-1).log()
+        v1, k1 = field(x)
+        v2, k2 = stage(v1, k1, h / 2)
+        v3, k3 = stage(v2, k2, h / 2)
+        v4, k4 = stage(v3, k3, h)
+        v = torch.add(v1.add(v4), v2.add(v3), alpha=2)
+        k = torch.add(k1.add(k4), k2.add(k3), alpha=2).flatten(1) * (h / 6)
+        a, b, c, d = k.unbind(1)
+        return torch.add(x, v, alpha=h / 6), k, torch.addcmul((1 + a) * (1 + d), b, c, value=-1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 2) → (N, 2) and log|det ∂z/∂x| (N,)."""
+        z, _, det = self.with_jacobian(x)
+        # should a step fold after all, then what lies on the wrong side counts for nothing
+        return z, det.clamp_min(TINY).log()
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, 2) → (N, 2).
 
-        The same method backwards in time, G, undoes a step but for its error. What is left is
-        mended by x ← x + G(z) − G(step(x)): the error shrinks by O(h²) or O(h⁴) each time.
+        The same method backwards in time undoes the step but for the solver's error; Newton's
+        method on step(x) = z then undoes it to rounding.
         """
-        x = first = self.move(z, -self.h)
-        for _ in range(self.CORRECTIONS if self.solver == "midpoint" else 3):
-            x = x + (first - self.move(self.move(x, self.h), -self.h))
+        x = self.move(z, -self.h)
+        for _ in range(NEWTON):
+            there, k, det = self.with_jacobian(x)
+            a, b, c, d = k.unbind(1)
+            p, q = ((there - z) / det.clamp_min(DAMPED)[:, None]).unbind(1)
+            # δx = δz (I + K)⁻¹ in rows
+            x = x - torch.stack([p * (1 + d) - q * c, q * (1 + a) - p * b], 1)
         return x
 
 
 class Continuous(nn.Module):
-    """A field in `layers` segments of time between data (t = 0) and noise (t = 1).
+    """A field in `layers` segments of time between data (t = 0) and noise (t = L).
 
     The weights of all segments are stacked along a leading axis. The field starts near zero.
 
     Args:
         dim: 2.
-        layers: segments L, each one step of h = 1/L.
+        layers: segments L, each one step of length h = 1.
         width, hidden: units and number of hidden layers of each segment's network.
         rng: draws the first weights.
-        solver: "midpoint" or "RK4".
 
     Raises:
         BadInput: for data that are not in the plane.
     """
 
     def __init__(
-        self, dim: int, layers: int, width: int, hidden: int, rng: torch.Generator,
-        solver: Solver = "midpoint",
-    ) -> None:  # fmt: skip
+        self, dim: int, layers: int, width: int, hidden: int, rng: torch.Generator
+    ) -> None:
         super().__init__()
         if dim != 2:
             raise BadInput(
                 f"The continuous flow needs data in the plane; these have {dim} columns."
             )
-        self.solver, self.hidden = solver, hidden
+        self.hidden = hidden
+        side = torch.linspace(-FAR, FAR, LATTICE, device=rng.device)
+        self.register_buffer("lattice", torch.cartesian_prod(side, side), persistent=False)
         sizes = [2, *[width] * hidden, 2]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             # the first layer's units switch at places all over the data; the last starts near 0
-            gain = math.sqrt(3 / n_in) * (1.5 if i == 0 else layers * 0.01 if i == hidden else 1.0)
+            gain = math.sqrt(3 / n_in) * (1.5 if i == 0 else 0.01 if i == hidden else 1.0)
             spread = 2.25 if i == 0 else 0.0 if i == hidden else 1 / math.sqrt(n_in)
             shape = (layers, n_in, n_out)
             w = torch.empty(shape, device=rng.device).uniform_(-gain, gain, generator=rng)
@@ -204,52 +207,35 @@ class Continuous(nn.Module):
         """The segments in order from data to noise."""
         *inner, last = self.weights
         n = len(last)
-        # scaled down where the bound on h·Lip(v) exceeds REACH, so that every step is a bijection
-        scale = (Segment.REACH * n / self.lipschitz()).clamp_max(1)[:, None]
+        scale = (REACH / self.steepness()).clamp_max(1)[:, None]  # no field steeper than REACH
         weights = [*inner, last * scale[:, None]]
-        biases = [*list(self.biases)[:-1], self.biases[-1]]
+        biases = [*list(self.biases)[:-1], self.biases[-1] * scale]
         pairs = [None] * n
         if self.hidden == 1:
             products = weights[0].transpose(1, 2)[..., None] * weights[1][:, :, None]
             pairs = products.flatten(2).unbind(0)  # (L, H, 2, 2) → L × (H, 4)
         parts = zip(*(t.unbind(0) for pair in zip(weights, biases) for t in pair))
         return [
-            Segment(Field(list(zip(part[::2], part[1::2])), p), 1 / n, self.solver)
+            Segment(Field(list(zip(part[::2], part[1::2])), p), 1.0)
             for part, p in zip(parts, pairs)
         ]
 
-    def lipschitz(self) -> Tensor:
-        """An upper bound on Lip(v) of each segment before it is scaled down, (L,).
+    def states(self, z: Tensor) -> Tensor:
+        """Where noise z (N, 2) stands at times L, L − 1, … 0: (L+1, N, 2), data last."""
+        out = [z]
+        for segment in reversed(self.layers()):
+            out.append(segment.inverse(out[-1]))
+        return torch.stack(out)
 
-        Slopes lie in [0, 1], so Lip(v) ≤ ∏ ‖Wᵢ‖₂; for one hidden layer with units balanced:
-        |w_h|·|v_h| may be shared between the two weights of a unit as one likes.
-        """
-        first, *inner, last = self.weights
-        last = last.transpose(1, 2)
-        if self.hidden == 1:
-            a, b = first.square().sum(1, keepdim=True), last.square().sum(1, keepdim=True)
-            ratio = ((b + 1e-12) / (a + 1e-12)).sqrt()  # |v_h| / |w_h|
-            return (gram_top(first, ratio) * gram_top(last, 1 / ratio)).sqrt() + 1e-12
-        bound = (gram_top(first) * gram_top(last)).sqrt()
-        for w in inner:
-            bound = bound * spectral_bound(w)
-        return bound + 1e-12
-
-
-def gram_top(w: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """Largest eigenvalue of w diag(weight) wᵀ, in closed form, (L, 2, H) → (L,)."""
-    gram = (w * weight) @ w.transpose(1, 2)
-    half = (gram[:, 0, 0] - gram[:, 1, 1]) / 2
-    mean = (gram[:, 0, 0] + gram[:, 1, 1]) / 2
-    # 1e-12: the root has no slope at 0
-    return mean + (half.square() + gram[:, 0, 1].square() + 1e-12).sqrt()
-
-
-def spectral_bound(w: Tensor) -> Tensor:
-    """‖w‖₂ ≤ ‖(wᵀw)⁴‖_F^(1/8), at most H^(1/8)... times too large, (L, H, H) → (L,)."""
-    gram = w.transpose(1, 2) @ w
-    size = gram.square().sum((1, 2)).sqrt() + 1e-12
-    gram = gram / size[:, None, None]
-    gram = gram @ gram
-    gram = gram @ gram
-    return size.sqrt() * (gram.square().sum((1, 2)) + 1e-30) ** (1 / 16)
+    @torch.no_grad()
+    def steepness(self) -> Tensor:
+        """The largest ‖∂v/∂x‖ (Frobenius) of each segment on a lattice, before the scale, (L,)."""
+        *hidden, last = self.weights
+        x, tangents = self.lattice.expand(len(last), -1, -1), None
+        for w, b in zip(hidden, self.biases):
+            x, d = squash(torch.baddbmm(b[:, None], x, w))
+            if tangents is None:  # ∂/∂x₀ and ∂/∂x₁ of the units, each (L, M, H)
+                tangents = [d * w[:, i : i + 1] for i in range(2)]
+            else:
+                tangents = [(t @ w).mul_(d) for t in tangents]
+        return sum((t @ last).square_().sum(2) for t in tangents).amax(1).sqrt() + 1e-12
