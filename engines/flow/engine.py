@@ -75,10 +75,6 @@ class Flow(Engine):
         "linear", when={"kind": "RealNVP"},
         help="Between couplings: a learnt linear map, or only exchanging the two halves.",
     )  # fmt: skip
-    solver: Literal["midpoint", "RK4"] = knob(
-        "midpoint", when={"kind": "continuous"},
-        help="How each step through time is taken: two evaluations of the field, or four.",
-    )  # fmt: skip
     base: Literal["Gaussian", "uniform", "mixture"] = knob(
         "Gaussian",
         help="What the noise is: one Gaussian, a box, or several Gaussians that learn their places.",

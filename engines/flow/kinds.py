@@ -42,7 +42,7 @@ KINDS = {
     "Glow": Entry(Glow),
     "MAF": Entry(MAF),
     "IAF": Entry(IAF, most=IAF.MAX_DIM),
-    "continuous": Entry(Continuous, ("solver",), most=2),
+    "continuous": Entry(Continuous, most=2),
     "planar": Entry(Planar, networked=False),
     "radial": Entry(Radial, networked=False),
 }
