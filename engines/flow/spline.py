@@ -41,18 +41,27 @@ class _Bins:
 
     def __init__(self, x: Tensor, theta: Tensor, by: int = 0) -> None:
         bins = theta.shape[1] // 3
+        free = 1 - bins * LEAST
         self.share = theta[:, : 2 * bins].unflatten(1, (2, bins)).softmax(2)
-        sizes = self.share * (1 - bins * LEAST) + LEAST
-        ends = sizes.cumsum(2)
+        ends = self.share.cumsum(2)
         # counting the ends that x has passed
-        line, value = ends.detach()[:, by].contiguous(), x.detach()[:, None]
-        self.k = torch.searchsorted(line, value, right=True).clamp_max_(bins - 1)
+        least = torch.linspace(LEAST, bins * LEAST, bins, dtype=x.dtype, device=x.device)
+        line = torch.add(least, ends.detach()[:, by], alpha=free)
+        self.k = torch.searchsorted(line, x.detach()[:, None], right=True).clamp_max_(bins - 1)
         both = self.k[:, :, None].expand(-1, 2, 1)
-        self.size = sizes.gather(2, both).squeeze(2)
-        self.start = ends.gather(2, both).squeeze(2) - self.size
+        share = self.share.gather(2, both).squeeze(2)
+        before = ends.gather(2, both).squeeze(2) - share
+        self.size = share * free + LEAST
+        self.start = torch.add(before * free, self.k, alpha=LEAST)
         self.knots = torch.cat([self.k + 2 * bins, self.k + (2 * bins + 1)], 1)
         self.bent = torch.tanh(theta.gather(1, self.knots) / STEEPEST)
         self.slope = (STEEPEST * self.bent).exp()
+
+
+def _earlier(bins: int, like: Tensor) -> Tensor:
+    """(K, 2, K): in row k ones for the bins before k, for widths and for heights."""
+    ones = torch.ones(bins, bins, dtype=like.dtype, device=like.device)
+    return ones.tril_(-1)[:, None].repeat(1, 2, 1)
 
 
 class _Spline(torch.autograd.Function):
@@ -127,11 +136,10 @@ class _Spline(torch.autograd.Function):
         least = start - LEAST * k
         common = torch.addcmul(g_start * least, g_size, size - LEAST)
         free = 1 - bins * LEAST
-        before = torch.arange(bins, device=k.device) < k
-        earlier = torch.add(g_start * free, common, alpha=-1)
-        g = torch.where(before[:, None], earlier[:, :, None], -common[:, :, None])
-        here = torch.add(g_size * free, common, alpha=-1)
-        g.scatter_(2, k[:, :, None].expand(-1, 2, 1), here[:, :, None])
+        g = _earlier(bins, part).index_select(0, k[:, 0])
+        g.mul_((g_start * free)[:, :, None])
+        g.scatter_(2, k[:, :, None].expand(-1, 2, 1), (g_size * free)[:, :, None])
+        g.sub_(common[:, :, None])
         g_theta = part.new_zeros(m, parameters(bins))
         torch.mul(part, g, out=g_theta[:, : 2 * bins].unflatten(1, (2, bins)))
         bends = torch.stack([g_d0 * d0, g_d1 * d1], 1) * (1 - bent * bent)
