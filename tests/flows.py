@@ -19,7 +19,7 @@ def made(dim: int = 2, seed: int = 0, **knobs) -> Flow:
     rows = torch.randn(500, dim, generator=rng) * torch.linspace(0.3, 2.5, dim) + 5
     dataset = Dataset()
     dataset.shape, dataset.kind = (dim,), "line"
-    engine = Flow({"layers": 5, "width": 16, **knobs}, seed)
+    engine = Flow({"layers": 5, "splines": 3, "width": 16, **knobs}, seed)
     engine.start(Pool(dataset, rows, rows, rows))
     return engine
 

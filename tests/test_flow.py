@@ -182,7 +182,7 @@ def test_samples_and_stretch_are_those_of_the_flow():
 
 
 def test_digits():
-    knobs = {"layers": 2, "width": 32}
+    knobs = {"splines": 2, "width": 32}
     run = Experiment("digits", "flow", knobs=knobs).start("cpu").train(steps=12)
     engine = run.engine
     sheet = mark(run, "interpolation", Images).pixels.reshape(6, 10, 8, 8)

@@ -55,7 +55,14 @@ def test_inverse_undoes_the_flow(kind, dim, base):
 def trained(request):
     """One flow of each kind after a little training, each on another base."""
     base = BASES[list(KINDS).index(request.param) % 3]
-    knobs = {"kind": request.param, "layers": 4, "width": 16, "lr": 0.01, "base": base}
+    knobs = {
+        "kind": request.param,
+        "layers": 4,
+        "splines": 2,
+        "width": 16,
+        "lr": 0.01,
+        "base": base,
+    }
     # wider than high, so that no Jacobian is 1 by chance
     xy = Experiment("moons", "flow").make_dataset().pool(0).train[:4000] * torch.tensor([2.0, 1.0])
     return Experiment.from_points(xy, "flow", knobs=knobs).start("cpu").train(steps=80).engine
@@ -71,7 +78,7 @@ def test_density_integrates_to_one_and_samples_follow_it(trained):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_repeats_and_goes_on_from_a_checkpoint(kind):
-    size = {"layers": 4, "width": 16, "lr": 0.01}
+    size = {"layers": 4, "splines": 2, "width": 16, "lr": 0.01}
     a, b, half = (start(kind, **size) for _ in range(3))
     a.train(steps=24)
     b.train(steps=24)
@@ -88,7 +95,7 @@ def test_it_learns_repeats_and_goes_on_from_a_checkpoint(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", BASES)
 def test_the_pictures_of_every_kind(kind, base):
-    run = start(kind, base=base, layers=3, width=8).train(steps=3)
+    run = start(kind, base=base, layers=3, splines=2, width=8).train(steps=3)
     panels = {p.id: p for p in run.frame().panels}
     slider = panels["grid"].slider
     for name in ("grid", "journey"):
@@ -105,7 +112,7 @@ def test_the_pictures_of_every_kind(kind, base):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_too_long_is_refused_in_one_sentence(kind):
     if KINDS[kind].most >= 64:
-        assert start(kind, "digits", layers=2, width=8).train(steps=1).step == 1
+        assert start(kind, "digits", layers=2, splines=2, width=8).train(steps=1).step == 1
         return
     with pytest.raises(BadInput) as refused:
         Experiment("digits", "flow", knobs={"kind": kind})

@@ -19,6 +19,8 @@ from engines.flow.layers import Layer, Logit, Standardise
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
+SPLINES = tuple(name for name, entry in KINDS.items() if entry.depth == "splines")
+OTHERS = tuple(name for name in KINDS if name not in SPLINES)
 NETWORKED = tuple(name for name, entry in KINDS.items() if entry.networked)
 TILE = 2048  # rows at a time, so that a layer's activations stay in the cache
 
@@ -40,11 +42,12 @@ class Flow(Engine):
         "modes. Slide through the layers to see what each of them can move, and what not."
     )
     paper = (
-        "Rezende & Mohamed (2015), Variational inference with normalizing flows (planar, radial); "
-        "Dinh et al. (2017), Density estimation using Real NVP; Kingma & Dhariwal (2018), Glow"
+        "Planar, radial: Rezende & Mohamed (2015); IAF: Kingma et al. (2016); RealNVP: Dinh, "
+        "Sohl-Dickstein & Bengio (2017); MAF: Papamakarios, Pavlakou & Murray (2017); Glow: "
+        "Kingma & Dhariwal (2018); continuous: Grathwohl et al. (2019); splines: Durkan et al. (2019)"
     )
     compare = {
-        "4 layers": {"layers": 4},
+        "RealNVP": {"kind": "RealNVP"},
         "Planar": {"kind": "planar"},
         "Noise in pieces": {"base": "mixture"},
     }
@@ -59,7 +62,11 @@ class Flow(Engine):
         "spline", "spline coupling", "RealNVP", "Glow", "MAF", "IAF", "continuous", "planar",
         "radial",
     ] = knob("spline", help="Which invertible layers the flow is made of.")  # fmt: skip
-    layers: int = knob(12, 2, 32, help="Layers between data and noise.")
+    splines: int = knob(
+        2, 1, 8, label="Spline layers", when={"kind": SPLINES},
+        help="Spline layers between data and noise; one of them can do what many others cannot.",
+    )  # fmt: skip
+    layers: int = knob(12, 2, 32, when={"kind": OTHERS}, help="Layers between data and noise.")
     width: int = knob(
         64, 8, 256, log=True, when={"kind": NETWORKED},
         help="Units in each hidden layer of a layer's network.",
@@ -68,9 +75,7 @@ class Flow(Engine):
         2, 1, 3, label="Hidden layers", when={"kind": NETWORKED},
         help="Depth of each layer's network.",
     )  # fmt: skip
-    bins: int = knob(
-        16, 4, 32, when={"kind": ("spline", "spline coupling")}, help="Pieces of each spline."
-    )
+    bins: int = knob(16, 4, 32, when={"kind": SPLINES}, help="Pieces of each spline.")
     mixing: Literal["linear", "swap"] = knob(
         "linear", when={"kind": "RealNVP"},
         help="Between couplings: a learnt linear map, or only exchanging the two halves.",
@@ -85,7 +90,7 @@ class Flow(Engine):
     )  # fmt: skip
     lr: float = knob(
         2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
-        help="Adam's step size; it falls like 1/√step after the first few hundred.",
+        help="Adam's step size; it falls as a power of the step after the first few hundred.",
     )  # fmt: skip
     batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points a step.")
     averaged: bool = knob(
@@ -97,7 +102,7 @@ class Flow(Engine):
         2.5, 1.0, 4.0, view=True, help="How far the noise grid reaches, in standard deviations."
     )
 
-    WARM, DECAY_FROM = 100, 300  # steps
+    WARM, DECAY_FROM, POWER = 100, 300, 0.5  # steps, steps and an exponent
     AVERAGE = 0.999
     CLIP = 10.0
     BETAS = (0.9, 0.99)
@@ -157,7 +162,7 @@ class Flow(Engine):
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
-        decay = (self.DECAY_FROM / (self.age + 1)) ** 0.5
+        decay = (self.DECAY_FROM / (self.age + 1)) ** self.POWER
         nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
         z, log_det = self.forward(x, self.net)

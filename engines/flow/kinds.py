@@ -26,6 +26,7 @@ class Entry:
         make: see `layers.Kind`.
         knobs: the engine's knobs that this kind takes beside the shared ones.
         most: the largest number of coordinates that it can be trained on.
+        depth: the engine's knob that says how many layers there are.
         networked: whether it has networks, with a `width` and `hidden` layers.
     """
 
@@ -33,11 +34,12 @@ class Entry:
     knobs: tuple[str, ...] = ()
     most: int = 4096
     networked: bool = True
+    depth: str = "layers"
 
 
 KINDS = {
-    "spline": Entry(SplineAutoregressive, ("bins",)),
-    "spline coupling": Entry(SplineCoupling, ("bins",)),
+    "spline": Entry(SplineAutoregressive, ("bins",), depth="splines"),
+    "spline coupling": Entry(SplineCoupling, ("bins",), depth="splines"),
     "RealNVP": Entry(RealNVP, ("mixing",)),
     "Glow": Entry(Glow),
     "MAF": Entry(MAF),
@@ -65,7 +67,8 @@ class Model(nn.Module):
         """As the engine's knobs say, with first weights from `rng`."""
         entry = KINDS[knobs["kind"]]
         own = {name: knobs[name] for name in entry.knobs}
-        flow = entry.make(dim, knobs["layers"], knobs["width"], knobs["hidden"], rng, **own)
+        size = (knobs[entry.depth], knobs["width"], knobs["hidden"])
+        flow = entry.make(dim, *size, rng, **own)
         base = {
             "Gaussian": lambda: bases.Gaussian(dim),
             "uniform": lambda: bases.Uniform(dim),
