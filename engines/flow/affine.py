@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.flow.conditioner import Mixing, turns
+
 
 class Coupling:
     """Linear mixing, then an affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, eq. 7–8).
@@ -65,9 +67,6 @@ class RealNVP(nn.Module):
     Their weights are stacked along a leading axis of length L, so that the optimiser and the
     weight average see ten tensors instead of a hundred.
 
-    A = P·(I + lower)·(upper + diag ±eᵃ) as in Glow (Kingma & Dhariwal 2018), so that
-    log|det A| = Σ a and A cannot become singular; the permutation P and the signs are fixed.
-
     Args:
         mixing: "linear" learns A, "swap" keeps it exchanging the two halves (up to a sign).
     """
@@ -92,50 +91,17 @@ class RealNVP(nn.Module):
             b = torch.empty(layers, n_out, device=dev).uniform_(-gain, gain, generator=rng)
             self.weights.append(nn.Parameter(w))
             self.biases.append(nn.Parameter(b))
-        start = self._rotations(dim, layers, 0.25 if mixing == "swap" else None, rng)
-        swap, lower, upper = torch.linalg.lu(start.double())
-        diagonal = upper.diagonal(dim1=1, dim2=2)
-        train = mixing == "linear"
-        self.shift = nn.Parameter(torch.zeros(layers, dim, device=dev), train)
-        self.lower = nn.Parameter(lower.tril(-1).float(), train)
-        self.upper = nn.Parameter(upper.triu(1).float(), train)
-        self.log_diagonal = nn.Parameter(diagonal.abs().log().float(), train)
-        self.register_buffer("swap", swap.float())
-        self.register_buffer("sign", diagonal.sign().float())
-        self.register_buffer("eye", torch.eye(dim, device=dev))
+        start = turns(dim, layers, rng, 0.25 if mixing == "swap" else None)
+        self.mixing = Mixing(start).requires_grad_(mixing == "linear")
 
-    @staticmethod
-    def _rotations(dim: int, layers: int, turn: float | None, rng: torch.Generator) -> Tensor:
-        """First mixing matrices (L, d, d): rotations of one half into the other.
-
-        By about a sixth of a full turn each, and by whole turns in all: so the picture of
-        the layers starts without a twist, and successive couplings act in three directions.
-        """
-        if turn is None:
-            turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
-        half = dim // 2
-        a = torch.eye(dim, device=rng.device)
-        c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
-        i = torch.arange(half)
-        a[i, i], a[i, i + dim - half] = c, s
-        a[i + dim - half, i], a[i + dim - half, i + dim - half] = -s, c
-        return a.repeat(layers, 1, 1)
-
-    def matrices(self) -> Tensor:
-        """A, (L, d, d)."""
-        lower = self.lower.tril(-1) + self.eye
-        upper = self.upper.triu(1) + torch.diag_embed(self.sign * self.log_diagonal.exp())
-        return self.swap @ (lower @ upper)
-
-    def maps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the linear map before each coupling: matrix (L, d, d), shift (L, d), log|det| (L,)."""
-        return self.matrices(), self.shift, self.log_diagonal.sum(1)
+    def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of the linear map before each coupling: matrix (d, d), shift (d,), log|det|."""
+        return self.mixing.maps()
 
     def layers(self) -> list[Coupling]:
         """The couplings in the order from data to noise."""
         networks = zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(self.weights, self.biases)))
-        maps = zip(*(part.unbind(0) for part in self.maps()))
-        return [Coupling(*one, list(network)) for one, network in zip(maps, networks)]
+        return [Coupling(*one, list(network)) for one, network in zip(self.maps(), networks)]
 
 
 class Glow(RealNVP):
@@ -152,17 +118,18 @@ class Glow(RealNVP):
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng)
         self.log_scale = nn.Parameter(torch.zeros(layers, dim, device=rng.device))
+        self.bias = nn.Parameter(torch.zeros(layers, dim, device=rng.device))
+        self.mixing.shift.requires_grad_(False)  # the bias does the same
 
     @torch.no_grad()
     def prepare(self, x: Tensor) -> None:
         """Set every actnorm by rows x (N, d), each after those before it."""
-        for i in range(len(self.shift)):
+        for i in range(len(self.bias)):
             std, mean = torch.std_mean(x, 0)
             self.log_scale[i] = -std.clamp_min(1e-3).log()
-            self.shift[i] = -mean * self.log_scale[i].exp()
+            self.bias[i] = -mean * self.log_scale[i].exp()
             x, _ = self.layers()[i].forward(x)
 
-    def maps(self) -> tuple[Tensor, Tensor, Tensor]:
-        matrices, shifts, log_dets = super().maps()
-        shifts = (shifts[:, None] @ matrices)[:, 0]
-        return self.log_scale.exp()[:, :, None] * matrices, shifts, log_dets + self.log_scale.sum(1)
+    def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        maps = zip(super().maps(), self.log_scale, self.bias)
+        return [(a.exp()[:, None] * m, b @ m + c, d + a.sum()) for (m, c, d), a, b in maps]

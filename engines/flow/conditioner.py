@@ -200,13 +200,15 @@ class Order(nn.Module):
         return [(a, zero, zero[0]) for a, zero in zip(self.matrix.unbind(0), self.zero.unbind(0))]
 
 
-def turns(dim: int, layers: int, rng: torch.Generator) -> Tensor:
+def turns(dim: int, layers: int, rng: torch.Generator, turn: float | None = None) -> Tensor:
     """First matrices (L, d, d) for couplings: rotations of one half into the other.
 
     By about a sixth of a full turn each and by whole turns in all, so that the picture of
-    the layers starts without a twist, and successive layers act in three directions.
+    the layers starts without a twist, and successive layers act in three directions; or by
+    `turn` of a full turn.
     """
-    turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
+    if turn is None:
+        turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
     half, a = dim // 2, torch.eye(dim, device=rng.device)
     c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
     i = torch.arange(half)
