@@ -238,9 +238,9 @@ class SplineCoupling(nn.Module):
         hidden: int,
         rng: torch.Generator,
         bins: int = 16,
-        bound: float = 4.0,
-        waves: int = 0,
-        pitch: float = 2.0,
+        bound: float = 3.5,
+        waves: int = 16,
+        pitch: float = 3.0,
     ) -> None:
         super().__init__()
         self.bound = bound
