@@ -222,7 +222,7 @@ class Coupling:
 
 
 class SplineCoupling(nn.Module):
-    """L pairs of spline couplings, a learnt linear map before each (Durkan et al. 2019, RQ-NSF (C)).
+    """L pairs of spline couplings, each after a learnt linear map (Durkan et al. 2019, RQ-NSF C).
 
     In a pair one half is bent as the other says, then the other way round: so one pair can do
     in the plane what one autoregressive layer can.
