@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.flow.conditioner import Mixing, turns
+from engines.flow.conditioner import Mixing
 
 
 class Coupling:
@@ -91,7 +91,7 @@ class RealNVP(nn.Module):
             b = torch.empty(layers, n_out, device=dev).uniform_(-gain, gain, generator=rng)
             self.weights.append(nn.Parameter(w))
             self.biases.append(nn.Parameter(b))
-        start = turns(dim, layers, rng, 0.25 if mixing == "swap" else None)
+        start = turns(dim, layers, 0.25 if mixing == "swap" else None, dev)
         self.mixing = Mixing(start).requires_grad_(mixing == "linear")
 
     def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -133,3 +133,21 @@ class Glow(RealNVP):
     def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         maps = zip(super().maps(), self.log_scale, self.bias)
         return [(a.exp()[:, None] * m, b @ m + c, d + a.sum()) for (m, c, d), a, b in maps]
+
+
+def turns(dim: int, layers: int, turn: float | None, device: torch.device) -> Tensor:
+    """First matrices (L, d, d): rotations of one half into the other.
+
+    By `turn` of a full turn; else by about a sixth each and by whole turns in all, so that
+    the picture of the layers starts without a twist, and couplings act in three directions.
+    """
+    if turn is None:
+        turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
+    half = dim // 2
+    a = torch.eye(dim, device=device)
+    c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    i = torch.arange(half)
+    j = i + dim - half
+    a[i, i] = a[j, j] = c
+    a[i, j], a[j, i] = s, -s
+    return a.repeat(layers, 1, 1)

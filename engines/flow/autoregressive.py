@@ -161,10 +161,10 @@ class SplineAutoregressive(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        bins: int = 16,
-        bound: float = 4.0,
+        bins: int = 40,
+        bound: float = 3.5,
         waves: int = 32,
-        pitch: float = 3.0,
+        pitch: float = 4.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch)
         self.bound = bound
@@ -192,8 +192,8 @@ class MAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 0,
-        pitch: float = 1.0,
+        waves: int = 16,
+        pitch: float = 2.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 
@@ -219,8 +219,8 @@ class IAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 0,
-        pitch: float = 1.0,
+        waves: int = 16,
+        pitch: float = 2.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 

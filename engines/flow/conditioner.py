@@ -200,21 +200,18 @@ class Order(nn.Module):
         return [(a, zero, zero[0]) for a, zero in zip(self.matrix.unbind(0), self.zero.unbind(0))]
 
 
-def turns(dim: int, layers: int, rng: torch.Generator, turn: float | None = None) -> Tensor:
-    """First matrices (L, d, d) for couplings: rotations of one half into the other.
+def swaps(dim: int, layers: int, rng: torch.Generator) -> Tensor:
+    """First matrices (L, d, d) for couplings: nothing, then the halves change places.
 
-    By about a sixth of a full turn each and by whole turns in all, so that the picture of
-    the layers starts without a twist, and successive layers act in three directions; or by
-    `turn` of a full turn.
+    By quarter turns of one half into the other, (u, v) → (−v, u): in the plane these keep the
+    orientation, and an odd coordinate in the middle stays where it is.
     """
-    if turn is None:
-        turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
-    half, a = dim // 2, torch.eye(dim, device=rng.device)
-    c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    half, turn = dim // 2, torch.eye(dim, device=rng.device)
     i = torch.arange(half)
-    a[i, i], a[i, i + dim - half] = c, s
-    a[i + dim - half, i], a[i + dim - half, i + dim - half] = -s, c
-    return a.repeat(layers, 1, 1)
+    j = i + dim - half
+    turn[i, i] = turn[j, j] = 0.0
+    turn[i, j], turn[j, i] = 1.0, -1.0
+    return torch.stack([torch.eye(dim, device=rng.device), *[turn] * (layers - 1)])
 
 
 def reversals(dim: int, layers: int, rng: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from engines.flow.conditioner import Conditioner, Mixing, Network, turns
+from engines.flow.conditioner import Conditioner, Mixing, Network, swaps
 
 LEAST = 1e-4  # width and height of a bin, as a share of the whole interval
 STEEPEST = math.log(1e3)  # a knot's derivative lies between 1/1000 and 1000
@@ -222,7 +222,10 @@ class Coupling:
 
 
 class SplineCoupling(nn.Module):
-    """L spline couplings with learnt linear maps between (Durkan et al. 2019, RQ-NSF (C)).
+    """L pairs of spline couplings, each after a learnt linear map (Durkan et al. 2019, RQ-NSF C).
+
+    In a pair one half is bent as the other says, then the other way round: so one pair can do
+    in the plane what one autoregressive layer can.
 
     Args:
         dim: d ≥ 2.
@@ -237,16 +240,17 @@ class SplineCoupling(nn.Module):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        bins: int = 16,
-        bound: float = 4.0,
-        waves: int = 0,
-        pitch: float = 2.0,
+        bins: int = 40,
+        bound: float = 3.5,
+        waves: int = 32,
+        pitch: float = 4.0,
     ) -> None:
         super().__init__()
         self.bound = bound
-        self.mixing = Mixing(turns(dim, layers, rng))
+        couplings = 2 * layers
+        self.mixing = Mixing(swaps(dim, couplings, rng))
         self.conditioner = Conditioner(
-            layers, dim // 2, dim - dim // 2, parameters(bins), width, hidden, rng,
+            couplings, dim // 2, dim - dim // 2, parameters(bins), width, hidden, rng,
             waves=waves, pitch=pitch,
         )  # fmt: skip
 
