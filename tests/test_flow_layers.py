@@ -150,7 +150,7 @@ def test_an_actnorm_begins_with_mean_zero_and_variance_one(dim):
         assert crooked(net) < 1e-4
         # the layer is actnorm, then the linear map, then a RealNVP coupling
         first, matrix = net.layers()[0], net.mixing.matrices()[0]
-        y = entering(net)[0] @ matrix
+        y = entering(net)[0] @ matrix + net.mixing.shift[0]
         assert torch.allclose(first.forward(x)[0][:, : dim // 2], y[:, : dim // 2], atol=1e-4)
 
 

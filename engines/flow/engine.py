@@ -63,7 +63,7 @@ class Flow(Engine):
         "radial",
     ] = knob("spline", help="Which invertible layers the flow is made of.")  # fmt: skip
     splines: int = knob(
-        2, 1, 8, label="Spline layers", when={"kind": SPLINES},
+        1, 1, 8, label="Spline layers", when={"kind": SPLINES},
         help="Spline layers between data and noise; one of them can do what many others cannot.",
     )  # fmt: skip
     layers: int = knob(12, 2, 32, when={"kind": OTHERS}, help="Layers between data and noise.")
@@ -90,9 +90,10 @@ class Flow(Engine):
     )  # fmt: skip
     lr: float = knob(
         2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
-        help="Adam's step size; it falls as a power of the step after the first few hundred.",
+        help="Adam's step size, times a number that suits the kind; it falls after the first "
+             "few hundred steps.",
     )  # fmt: skip
-    batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points a step.")
+    batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     averaged: bool = knob(
         True, view=True, label="Averaged weights",
         help="Show the model with weights averaged over recent steps, or the weights themselves.",
@@ -102,7 +103,7 @@ class Flow(Engine):
         2.5, 1.0, 4.0, view=True, help="How far the noise grid reaches, in standard deviations."
     )
 
-    WARM, DECAY_FROM, POWER = 100, 300, 0.5  # steps, steps and an exponent
+    WARM = 100  # steps
     AVERAGE = 0.999
     CLIP = 10.0
     BETAS = (0.9, 0.99)
@@ -162,8 +163,10 @@ class Flow(Engine):
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
-        decay = (self.DECAY_FROM / (self.age + 1)) ** self.POWER
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
+        entry = KINDS[self.kind]
+        begin, power = entry.decay
+        decay = (begin / (self.age + 1)) ** power
+        nets.set_lr(self.optimiser, entry.pace * self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
         z, log_det = self.forward(x, self.net)
         loss = (self.net.base.cost(z) - log_det).mean()

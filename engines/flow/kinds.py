@@ -27,6 +27,8 @@ class Entry:
         knobs: the engine's knobs that this kind takes beside the shared ones.
         most: the largest number of coordinates that it can be trained on.
         depth: the engine's knob that says how many layers there are.
+        pace: times the learning rate, so that one setting of the knob serves all kinds.
+        decay: after so many steps the learning rate falls like step^−power.
         networked: whether it has networks, with a `width` and `hidden` layers.
     """
 
@@ -35,18 +37,22 @@ class Entry:
     most: int = 4096
     networked: bool = True
     depth: str = "layers"
+    pace: float = 1.0
+    decay: tuple[int, float] = (300, 0.5)
 
 
 KINDS = {
-    "spline": Entry(SplineAutoregressive, ("bins",), depth="splines"),
-    "spline coupling": Entry(SplineCoupling, ("bins",), depth="splines"),
+    "spline": Entry(SplineAutoregressive, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75)),
+    "spline coupling": Entry(
+        SplineCoupling, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75)
+    ),
     "RealNVP": Entry(RealNVP, ("mixing",)),
     "Glow": Entry(Glow),
     "MAF": Entry(MAF),
     "IAF": Entry(IAF, most=IAF.MAX_DIM),
     "continuous": Entry(Continuous, most=2),
-    "planar": Entry(Planar, networked=False),
-    "radial": Entry(Radial, networked=False),
+    "planar": Entry(Planar, networked=False, pace=5.0),
+    "radial": Entry(Radial, networked=False, pace=5.0),
 }
 
 
