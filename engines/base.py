@@ -93,6 +93,11 @@ class Engine(Knobbed):
         """None, or the reason why this model cannot be trained on the dataset."""
         return None
 
+    @classmethod
+    def refuses(cls, dataset: Dataset, knobs: Mapping[str, Any]) -> str | None:
+        """None, or the reason why it cannot be trained on the dataset with these knobs (all)."""
+        return None
+
     def start(self, pool: Pool) -> None:
         """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""
         self.pool = pool

@@ -84,8 +84,12 @@ class Experiment:
                 raise BadInput(f"beside must be a list of knob changes; got {shown(changes)}.")
             engine.complete(changes)  # checks them; only the changes are kept
         put("beside", tuple(dict(changes) for changes in self.beside))
-        if reason := engine.accepts(self.make_dataset()):
+        dataset = self.make_dataset()
+        if reason := engine.accepts(dataset):
             raise BadInput(reason)
+        for knobs in self.lanes():
+            if reason := engine.refuses(dataset, knobs):
+                raise BadInput(reason)
 
     # ------------------------------------------------------------ making things
 

@@ -5,198 +5,38 @@ Each check is a function that a wrong twin (dropped Jacobian, flipped sign …) 
 
 from __future__ import annotations
 
-import math
 import time
 
 import pytest
 import torch
-from torch import Tensor
 
+from app.session import Session
 from engines import DATASETS, BadInput, Experiment
-from engines.data.base import Dataset, Pool
-from engines.flow import Coupling, Flow, Logit, RealNVP, Standardise, log_normal
+from engines.data.base import Dataset
+from engines.flow import KINDS, Flow, Gaussian, log_normal
 from engines.marks import Handles, Heat, Images, Mesh, Paths, Points
 from engines.pictures import centres
+from tests.flows import mass, sampled_and_quadrature, twins
 
-
-def perturbed(dim: int, mixing: str = "linear", seed: int = 0, **knobs) -> Flow:
-    """A flow with weights far from its start, on data with a mean and an uneven scale."""
-    rng = torch.Generator().manual_seed(seed)
-    rows = torch.randn(500, dim, generator=rng) * torch.linspace(0.3, 2.5, dim) + 5
-    dataset = Dataset()
-    dataset.shape, dataset.kind = (dim,), "line"
-    engine = Flow({"layers": 5, "width": 16, "mixing": mixing, **knobs}, seed)
-    engine.start(Pool(dataset, rows, rows, rows))
-    shake(engine.average.module, rng, 0.4 if dim == 2 else 0.05)
-    return engine
-
-
-def shake(net: RealNVP, rng: torch.Generator, size: float) -> None:
-    with torch.no_grad():
-        for p in net.parameters():
-            p += size * torch.randn(p.shape, generator=rng)
-
-
-def rows_near(engine: Flow, n: int) -> Tensor:
-    return engine.pool.train[:n]
-
-
-# ---------------------------------------------------------------- log-determinant
-
-
-def jacobian_gap(forward, x: Tensor) -> float:
-    """Largest |log|det J| of autograd − what `forward` says| over the rows of x, in float64."""
-    x = x.double()
-    _, claimed = forward(x)
-    gaps = []
-    for row, log_det in zip(x, claimed):
-        jacobian = torch.autograd.functional.jacobian(lambda r: forward(r[None])[0][0], row)
-        gaps.append((torch.linalg.slogdet(jacobian)[1] - log_det).abs())
-    return float(torch.stack(gaps).max())
-
-
-def doubled(engine: Flow) -> Flow:
-    """The same flow in float64."""
-    engine.average.module.double()
-    before = engine._before
-    engine._before = [
-        Standardise(b.mean.double(), b.std.double()) if isinstance(b, Standardise) else b
-        for b in before
-    ]
-    return engine
-
-
-@pytest.mark.parametrize(("dim", "n"), [(2, 20), (3, 10), (64, 4)])
-@pytest.mark.parametrize("mixing", ["linear", "swap"])
-def test_log_determinant_is_that_of_autograds_jacobian(dim, n, mixing):
-    engine = doubled(perturbed(dim, mixing))
-    x = rows_near(engine, n)
-    assert jacobian_gap(engine.forward, x) < 1e-8
-
-    def twin(change):
-        def wrong(x):
-            z, log_det = engine.forward(x)
-            return z, change(log_det)
-
-        return wrong
-
-    assert jacobian_gap(twin(torch.zeros_like), x) > 0.1, "dropped Jacobian"
-    assert jacobian_gap(twin(torch.neg), x) > 0.1, "flipped sign"
-    log_std = float(engine.log_std)
-    assert jacobian_gap(twin(lambda d: d + log_std), x) > 0.1, "forgotten standardisation"
-
-
-def test_the_mixings_determinant_counts():
-    engine = doubled(perturbed(2))
-    net = engine.average.module
-    with torch.no_grad():
-        net.log_diagonal += 0.2
-    sign, log_det = torch.linalg.slogdet(net.matrices())
-    assert torch.allclose(log_det, net.log_diagonal.sum(1), atol=1e-10)
-    assert (sign.abs() == 1).all()
-    assert not torch.allclose(log_det, net.upper.diagonal(dim1=1, dim2=2).sum(1), atol=1e-2)
-
-    def forgetful(x):
-        z, log_det = engine.forward(x)
-        return z, log_det - net.log_diagonal.sum()
-
-    assert jacobian_gap(forgetful, rows_near(engine, 5)) > 0.1
-
-
-def test_fixed_layers():
-    x = torch.rand(6, 5, dtype=torch.float64) * 17
-    logit = Logit(17)
-    assert jacobian_gap(logit.forward, x) < 1e-8
-    assert torch.allclose(logit.inverse(logit.forward(x)[0]), x, atol=1e-9)
-    assert jacobian_gap(lambda x: (logit.forward(x)[0], -logit.forward(x)[1]), x) > 0.1
-    assert logit.forward(torch.full((1, 5), 18.0))[1] == -math.inf, "no mass outside the pixels"
-    scale = Standardise(x.mean(0), x.std(0))
-    assert jacobian_gap(scale.forward, x) < 1e-8
-    assert torch.allclose(scale.inverse(scale.forward(x)[0]), x)
-
-
-# ---------------------------------------------------------------- inverse
-
-
-def round_trip(engine: Flow, decode, x: Tensor) -> float:
-    return float(((decode(engine.encode(x)) - x) / engine._std).abs().max())
-
-
-@pytest.mark.parametrize("dim", [2, 3, 64])
-@pytest.mark.parametrize("mixing", ["linear", "swap"])
-def test_inverse_undoes_the_flow(dim, mixing):
-    engine = perturbed(dim, mixing)
-    x = rows_near(engine, 300)
-    with torch.no_grad():
-        assert round_trip(engine, engine.decode, x) < 1e-4
-        (metric,) = engine.metrics()
-        assert metric.kind == "exact" and metric.value < 1e-4
-
-        class Backwards(Coupling):  # forgets that s multiplies: adds t after scaling back
-            def inverse(self, z: Tensor) -> Tensor:
-                u, v = z.split(self.parts, 1)
-                s, t = self._scale_shift(u)
-                mixed = torch.cat([u, v * (-s).exp() - t], 1)
-                return (mixed - self.shift) @ torch.linalg.inv(self.matrix)
-
-        def wrong(z: Tensor) -> Tensor:
-            for layer in engine.chain()[::-1]:
-                z = Backwards.inverse(layer, z) if isinstance(layer, Coupling) else layer.inverse(z)
-            return z
-
-        assert round_trip(engine, wrong, x) > 0.01
-
+NVP = {"kind": "RealNVP", "layers": 12, "width": 32}
 
 # ---------------------------------------------------------------- density
 
 
-def mass(log_prob, box, n: int = 400) -> float:
-    """∫ q over a box by the midpoint rule."""
-    x0, x1, y0, y1 = box
-    with torch.no_grad():
-        total = log_prob(centres(box, n)).double().exp().sum()
-    return float(total) * (x1 - x0) * (y1 - y0) / n**2
-
-
-def sampled_and_quadrature(engine: Flow, log_prob, n: int = 20_000) -> float:
-    """|E_q[log q] by the flow's samples − ∫ q log q| in units of the standard error."""
-    box = (-12.0, 12.0, -12.0, 12.0)
-    with torch.no_grad():
-        drawn = log_prob(engine.sample(n)).double()
-        lp = log_prob(centres(box, 300)).double()
-    integral = (lp.exp() * lp.clamp_min(-1e4)).sum() * (24 / 300) ** 2
-    return float((drawn.mean() - integral).abs() / (drawn.std() / n**0.5 + 2e-3))
-
-
 @pytest.fixture(scope="module")
 def trained() -> Flow:
-    return Experiment("ring8soft", "flow").start("cpu").train(steps=250).engine
-
-
-def twins(engine: Flow) -> dict:
-    """log_prob done wrong."""
-
-    def log_q(x, of):
-        z, log_det = engine.forward(x)
-        return log_normal(z) + of(log_det)
-
-    log_std = float(engine.log_std)
-    return {
-        "dropped Jacobian": lambda x: log_q(x, torch.zeros_like),
-        "flipped sign": lambda x: log_q(x, torch.neg),
-        "forgotten standardisation": lambda x: log_q(x, lambda d: d + log_std),
-    }
+    knobs = {"kind": "RealNVP"}
+    return Experiment("ring8soft", "flow", knobs=knobs).start("cpu").train(steps=150).engine
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("averaged", [True, False])
 def test_density_integrates_to_one(trained, averaged):
-    box = (-12.0, 12.0, -12.0, 12.0)
     trained.averaged = averaged
     try:
-        assert abs(mass(trained.log_prob, box, 300) - 1) < 3e-3
+        assert abs(mass(trained.log_prob) - 1) < 3e-3
         for name, wrong in twins(trained).items():
-            assert abs(mass(wrong, box, 300) - 1) > 0.05, name
+            assert abs(mass(wrong) - 1) > 0.05, name
     finally:
         trained.averaged = True
 
@@ -221,27 +61,6 @@ def test_averaged_and_raw_weights_are_two_models(trained):
     assert not torch.allclose(raw, averaged)
 
 
-def test_with_idle_networks_the_flow_is_one_linear_map():
-    """Conditioners at zero: q is the Gaussian N(m, Σ) with Σ = (S⁻¹ΠA)⁻ᵀ(S⁻¹ΠA)⁻¹."""
-    engine = perturbed(2)
-    net = engine.average.module
-    with torch.no_grad():
-        net.weights[-1].zero_()
-        net.biases[-1].zero_()
-    matrix, shift = torch.eye(2), torch.zeros(2)
-    for a, c in zip(net.matrices(), net.shift):
-        matrix, shift = matrix @ a, shift @ a + c
-    matrix = torch.diag(1 / engine._std) @ matrix  # z = (x − mean)·matrix + shift
-    undo = torch.linalg.inv(matrix)
-    cov = undo.T @ undo
-    exact = torch.distributions.MultivariateNormal(engine._mean - shift @ undo, cov)
-    x = rows_near(engine, 200)
-    with torch.no_grad():
-        assert torch.allclose(engine.log_prob(x), exact.log_prob(x), atol=2e-3, rtol=1e-4)
-        for name, wrong in twins(engine).items():
-            assert not torch.allclose(wrong(x), exact.log_prob(x), atol=0.1), name
-
-
 class Tilted(Dataset):
     """A correlated Gaussian; nameless, so that it does not register."""
 
@@ -258,7 +77,7 @@ class Tilted(Dataset):
 
 
 def test_learns_a_correlated_gaussian():
-    engine = Flow({"layers": 4, "width": 16}, seed=0)
+    engine = Flow({"kind": "RealNVP", "layers": 4, "width": 16}, seed=0)
     pool = Tilted().pool(0)
     engine.start(pool)
     for _ in range(500):
@@ -285,7 +104,9 @@ def mark(run, name, kind):
 
 
 def test_the_grid_runs_from_the_noise_to_the_data():
-    run = Experiment("moons", "flow", knobs={"grid_extent": 2.0}).start("cpu").train(steps=60)
+    run = (
+        Experiment("moons", "flow", knobs={**NVP, "grid_extent": 2.0}).start("cpu").train(steps=60)
+    )
     engine = run.engine
     grid = mark(run, "grid", Mesh)
     slider = panel(run, "grid").slider
@@ -302,8 +123,8 @@ def test_the_grid_runs_from_the_noise_to_the_data():
 
 
 def test_the_dragged_point_lands_where_f_says_and_touches_nothing():
-    plain = Experiment("moons", "flow").start("cpu").train(steps=6)
-    run = Experiment("moons", "flow").start("cpu").train(steps=3)
+    plain = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=6)
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=3)
     run.act("follow", x=0.5, y=-0.25)
     path = mark(run, "journey", Paths).xy[0]
     with torch.no_grad():
@@ -321,8 +142,34 @@ def test_the_dragged_point_lands_where_f_says_and_touches_nothing():
         run.act("follow", x=0.0)
 
 
+def test_the_point_is_held_at_the_end_that_was_dragged():
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=3)
+    run.act("follow_noise", x=0.5, y=-0.25)
+    path = mark(run, "journey", Paths).xy[0]
+    with torch.no_grad():
+        x = run.engine.decode(torch.tensor([[0.5, -0.25]]))[0]
+    assert path[0] == pytest.approx((0.5, -0.25), abs=1e-3)
+    assert torch.allclose(torch.from_numpy(path[-1]), x, atol=1e-4)
+    actions = [m.action for m in panel(run, "journey").marks if isinstance(m, Handles)]
+    assert sorted(actions) == ["follow", "follow_noise"]
+    run.train(steps=20)  # the noise stays where it is, and the data it becomes moves
+    moved = mark(run, "journey", Paths).xy[0]
+    assert moved[0] == pytest.approx((0.5, -0.25), abs=1e-3)
+    assert abs(moved[-1] - path[-1]).max() > 1e-3
+    again = Experiment("moons", "flow", knobs=NVP).start("cpu").restore(run.checkpoint())
+    assert again.engine.probe_end == "noise"
+    run.act("follow_noise", x=1e8, y=0.0)
+    assert run.engine.probe_x == Flow.FAR
+    run.act("follow", x=float(path[-1][0]), y=float(path[-1][1]))
+    here = mark(run, "journey", Paths).xy[0]
+    run.train(steps=20)
+    there = mark(run, "journey", Paths).xy[0]
+    assert there[-1] == pytest.approx(path[-1], abs=1e-3)
+    assert abs(there[0] - here[0]).max() > 1e-3
+
+
 def test_samples_and_stretch_are_those_of_the_flow():
-    run = Experiment("moons", "flow").start("cpu").train(steps=5)
+    run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=5)
     dots = mark(run, "journey", Points)
     with torch.no_grad():
         x = run.engine.decode(torch.from_numpy(dots.xy[0]))
@@ -335,7 +182,8 @@ def test_samples_and_stretch_are_those_of_the_flow():
 
 
 def test_digits():
-    run = Experiment("digits", "flow").start("cpu").train(steps=12)
+    knobs = {"splines": 2, "width": 32}
+    run = Experiment("digits", "flow", knobs=knobs).start("cpu").train(steps=12)
     engine = run.engine
     sheet = mark(run, "interpolation", Images).pixels.reshape(6, 10, 8, 8)
     real = engine.pool.test[:12].reshape(12, 8, 8).numpy() / 17
@@ -355,17 +203,17 @@ def test_the_cost_is_the_likelihood_wherever_noise_lies(dim):
     z = torch.randn(
         200_000 if dim == 2 else 20_000, dim, generator=torch.Generator().manual_seed(0)
     )
-    assert torch.allclose(Flow.cost(z), -log_normal(z), rtol=1e-4)
+    assert torch.allclose(Gaussian(2).cost(z), -log_normal(z), rtol=1e-4)
     for size in (0.5, 2.0, 30.0, 1e4):  # no point pulls harder than one at the radius
         far = (size * torch.ones(1, dim)).requires_grad_()
-        Flow.cost(far).sum().backward()
+        Gaussian(2).cost(far).sum().backward()
         pull = float(far.grad.norm())
-        assert pull == pytest.approx(min(size * dim**0.5, dim**0.5 + Flow.FAR), rel=1e-4)
-    assert not torch.allclose(Flow.cost(3 * z), -log_normal(3 * z), rtol=1e-4)
+        assert pull == pytest.approx(min(size * dim**0.5, dim**0.5 + Gaussian.FAR), rel=1e-4)
+    assert not torch.allclose(Gaussian(2).cost(3 * z), -log_normal(3 * z), rtol=1e-4)
 
 
 def test_the_loss_shown_is_the_true_likelihood():
-    engine = Flow({"layers": 2}, seed=0)
+    engine = Flow({"kind": "RealNVP", "layers": 2}, seed=0)
     pool = DATASETS["ring8"]().pool(0)
     pool.train = pool.train * 50  # the standardisation stays, so all points lie far out
     engine.start(pool)
@@ -375,7 +223,7 @@ def test_the_loss_shown_is_the_true_likelihood():
         z, log_det = engine.forward(pool.batch(engine.batch, rng), engine.net)
         true = -(log_normal(z) + log_det).mean()
     assert torch.allclose(engine.step()["nll"], true)
-    assert float((engine.cost(z) - log_det).mean()) < 0.5 * float(true)
+    assert float((engine.net.base.cost(z) - log_det).mean()) < 0.5 * float(true)
 
 
 def test_one_coordinate_is_refused():
@@ -386,10 +234,37 @@ def test_one_coordinate_is_refused():
     assert Flow.accepts(DATASETS["moons"]()) is None
 
 
+def test_an_address_from_before_there_were_kinds_means_a_real_nvp():
+    old = {"layers": 8, "width": 64, "hidden": 2, "mixing": "linear", "lr": 0.002, "batch": 256}
+    assert Experiment("moons", "flow", knobs=old).knobs["kind"] == "RealNVP"
+    now = {**old, "kind": "MAF"}
+    assert Experiment("moons", "flow", knobs=now).knobs["kind"] == "MAF"
+    assert Experiment("moons", "flow").knobs["kind"] == Flow.knobs["kind"].default
+    assert set(Flow.knobs["kind"].choices) == set(KINDS)
+
+
+def test_what_a_kind_refuses_leaves_the_visitors_run_as_it_was():
+    session = Session("cpu")
+    session.open(Experiment("moons", "flow", knobs={"kind": "continuous"}))
+    run, kept = session.worker.run, session.experiment
+    with pytest.raises(BadInput, match="continuous"):
+        session.choose_dataset("digits")
+    assert session.experiment == kept and session.worker.run is run
+    session.open(Experiment("digits", "flow", knobs={"kind": "MAF", "layers": 2, "width": 16}))
+    run, kept = session.worker.run, session.experiment
+    for refused in ("continuous", "IAF"):
+        with pytest.raises(BadInput, match="choose another kind"):
+            session.set("kind", refused)
+        with pytest.raises(BadInput, match=refused):  # whoever talks to the run itself
+            run.set("kind", refused)
+    assert session.experiment == kept and session.worker.run is run
+    assert run.train(steps=1).step == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sharp_modes_do_not_make_it_diverge(seed):
-    run = Experiment("ring8", "flow", seed=seed).start("cpu").train(steps=80)
+    run = Experiment("ring8", "flow", seed, {"kind": "RealNVP"}).start("cpu").train(steps=80)
     assert run.diverged is None and torch.isfinite(run.log_prob(run.pool.test)).all()
 
 

@@ -1,0 +1,161 @@
+"""Pictures of a flow: the warped grid, the way of a point, the stretching of space, images.
+
+They see a flow as its list of layers and nothing else, so that every kind has them all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engines.marks import Handles, Heat, Images, Mark, Mesh, Panel, Paths, Points, Slider
+from engines.pictures import centres, numpy
+
+if TYPE_CHECKING:
+    from engines.flow.engine import Flow
+
+KEYFRAMES, JOURNEYS, FIELD = 9, 300, 60
+
+
+class States:
+    """Where points are after every layer, as the picture shows them.
+
+    Linear mixings turn the plane from layer to layer, which would hide what the layers do
+    beside. So state k is seen through the mixings that are still to come, R_k: only what is
+    not linear moves points. R_0⁻¹ is blended in towards k = 0, and the data's own scale
+    towards k = L, so that both ends are exact: state 0 is the noise and state L the data.
+    A layer without a mixing has the identity in its place.
+    """
+
+    def __init__(self, engine: Flow) -> None:
+        self.engine = engine
+        self.layers = engine.shown.layers()
+        self.frames = self._frames()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def _frames(self) -> Tensor:
+        """Affine maps (L+1, 3, 3), from the noise to the data."""
+        engine, eye = self.engine, torch.eye(3, device=self.engine.device)
+        rest = [eye]  # from the data side: R_L, R_{L−1}, …
+        for layer in self.layers:
+            mix = eye.clone()
+            if hasattr(layer, "matrix"):
+                mix[:2, :2], mix[2, :2] = layer.matrix, layer.shift
+            rest.append(torch.linalg.inv(mix) @ rest[-1])
+        rest = torch.stack(rest[::-1])
+        scale = torch.diag(torch.cat([engine._std, torch.ones_like(engine._std[:1])]))
+        scale[2, :2] = engine._mean
+        k = torch.linspace(0, 1, len(rest), device=engine.device)[:, None, None]
+        return rest @ torch.lerp(torch.linalg.inv(rest[0]), eye, k) @ torch.lerp(eye, scale, k)
+
+    def _seen(self, states: list[Tensor]) -> Tensor:
+        """States (L+1) × (N, 2), from noise to data → their places in the picture."""
+        y = torch.stack([state.float() for state in states])
+        return y @ self.frames[:, :2, :2] + self.frames[:, 2:, :2]
+
+    def from_noise(self, z: Tensor) -> Tensor:
+        """Noise (N, 2) → (L+1, N, 2): its place after 0, 1, … L layers."""
+        states = [z]
+        for layer in reversed(self.layers):
+            states.append(layer.inverse(states[-1]))
+        return self._seen(states)
+
+    def from_data(self, x: Tensor) -> Tensor:
+        """Data (N, 2) → (L+1, N, 2), from its noise to itself."""
+        states = [self.engine.standardise(x)]
+        for layer in self.layers:
+            states.append(layer.forward(states[-1])[0])
+        return self._seen(states[::-1])
+
+    def keys(self) -> np.ndarray:
+        """The states that travel to the browser, which fills in what is between."""
+        n = len(self)
+        return np.unique(np.linspace(0, n, min(n + 1, KEYFRAMES)).round()).astype(int)
+
+
+def panels(engine: Flow) -> list[Panel]:
+    kind = engine.pool.dataset.kind
+    return plane(engine) if kind == "plane" else images(engine) if kind == "images" else []
+
+
+def plane(engine: Flow) -> list[Panel]:
+    box = engine.pool.dataset.extent
+    n = len(engine.shown.layers())
+
+    def slider() -> Slider:
+        return Slider("layer", 0, n, n, ("noise", "data"))
+
+    def grid() -> list[Mark]:
+        e, lines = engine.grid_extent, engine.grid_lines
+        half = e * (1 + 1 / (lines - 1))  # cell centres of this box end at ±e
+        z = engine.shown.base.place(centres((-half, half, -half, half), lines, engine.device))
+        states = States(engine)
+        keys = states.keys()
+        xy = states.from_noise(z)[keys].reshape(len(keys), lines, lines, 2)
+        return [Mesh(numpy(xy), "model", keys=keys.astype(float), label="noise grid")]
+
+    def journey() -> list[Mark]:
+        z = engine.noise(JOURNEYS)
+        sector = ((torch.atan2(z[:, 1], z[:, 0]) / math.pi + 1) * 4).floor().clamp(0, 7)
+        states = States(engine)
+        keys = states.keys()
+        path = numpy(states.from_data(engine.probe())[:, 0])
+        return [
+            Points(numpy(states.from_noise(z)[keys]), group=numpy(sector.int()),
+                   keys=keys.astype(float), label="by direction in the noise"),
+            Paths(path[None], "truth", 1.6, opacity=0.9, label="the point's way"),
+            Handles(path[:1], "follow_noise", ("noise",), "noise"),
+            Handles(path[-1:], "follow", ("data",), "data"),
+        ]  # fmt: skip
+
+    def stretch() -> list[Mark]:
+        _, log_det = engine.forward(centres(box, FIELD, engine.device))
+        field = numpy(log_det.reshape(FIELD, FIELD).nan_to_num(0.0, 1e4, -1e4))
+        hi = float(np.ceil(np.quantile(np.abs(field), 0.98)))
+        return [Heat(field, box, "plain", "diverging", hi=max(hi, 1.0), gamma=1.0,
+                     label="log|det ∂f/∂x|", unit="nats")]  # fmt: skip
+
+    return [
+        Panel("grid", "Noise grid, warped", grid,
+              f"to ±{engine.grid_extent:g} σ; seen without the turns between layers", box,
+              "small", slider(), hz=3,
+              help="A square grid in the noise, carried to the data: it may bend and squeeze, "
+                   "but never tear or cross itself."),
+        Panel("journey", "From noise to data", journey, "colours: direction in the noise",
+              box, "small", slider(), hz=3,
+              help="The same samples at every layer. Drag either ring: the data to see where "
+                   "it lies in the noise, the noise to see what it becomes."),
+        Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|", box, "small", hz=4,
+              help="Red: f spreads a small area of data over much noise, so density is high "
+                   "there. Blue: it squeezes."),
+    ]  # fmt: skip
+
+
+def images(engine: Flow) -> list[Panel]:
+    dataset, pool = engine.pool.dataset, engine.pool
+
+    def between() -> list[Mark]:
+        rows, columns = 6, 10
+        a, b = engine.encode(pool.test[: 2 * rows]).split(rows)
+        t = torch.linspace(0, 1, columns, device=engine.device)[None, :, None]
+        # along the great circle: halfway on a straight line the noise would be too short
+        angle = torch.acos(F.cosine_similarity(a, b).clamp(-0.999, 0.999))[:, None, None]
+        way = ((1 - t) * angle).sin() * a[:, None] + (t * angle).sin() * b[:, None]
+        way = engine.shown.base.hold((way / angle.sin()).reshape(-1, engine.dim))
+        pixels = numpy(engine.decode(way)) / dataset.levels
+        pixels = np.clip(pixels, 0, 1).reshape(-1, *dataset.shape).astype(np.float32)
+        return [Images(pixels, columns, label="from one held-out image to another")]
+
+    return [
+        Panel("interpolation", "Between two held-out images", between,
+              "a great circle in the noise, decoded", None, "large", hz=2,
+              help="Left and right are real; a good map of the data has plausible images "
+                   "all along the way."),
+    ]  # fmt: skip
