@@ -161,8 +161,13 @@ def log_density(g: Gaussians, x: Tensor) -> Tensor:
     linear = coefficients(g._replace(mean=g.mean - shift), cross=True).T
     numbers = 2**17 if x.device.type == "cpu" else 2**25
     blocks = x.split(max(256, numbers // max(linear.shape)))
-    parts = [torch.logsumexp(features(rows - shift, cross=True) @ linear, 1) for rows in blocks]
-    return torch.cat(parts) if parts else x.new_zeros(0)
+    parts = [x.new_zeros(0)]
+    for rows in blocks:
+        joint = features(rows - shift, cross=True) @ linear
+        top = joint.amax(1, keepdim=True)
+        share = joint.sub_(top).clamp_min_(-700).exp_()  # see e_step
+        parts.append(top[:, 0] + share.sum(1).log())
+    return torch.cat(parts)
 
 
 def free_parameters(k: int, d: int, covariance: Covariance) -> int:
