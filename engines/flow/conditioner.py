@@ -1,0 +1,227 @@
+"""What coupling and autoregressive layers share: the networks that tell each layer how to
+bend, and the linear maps that mix coordinates between layers.
+
+All weights are stacked along a leading axis of length L, one entry a layer, so that the
+optimiser and the weight average see a handful of tensors instead of a hundred.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Network:
+    """One layer's network: waves, hidden layers of leaky ReLU, a linear layer.
+
+    Args:
+        waves: frequencies and phases (n, w) each, or None.
+        parts: weights (n_in, n_out) and biases (n_out,), masked already.
+        first: (P,) numbers of a first coordinate that nothing conditions, or None.
+        each: P, how many numbers every coordinate gets.
+    """
+
+    def __init__(
+        self,
+        waves: tuple[Tensor, Tensor] | None,
+        parts: list[tuple[Tensor, Tensor]],
+        first: Tensor | None,
+        each: int,
+    ) -> None:
+        self.waves, self.parts, self.first, self.each = waves, parts, first, each
+
+    def _hidden(self, u: Tensor) -> Tensor:
+        if self.waves is not None:
+            frequency, phase = self.waves
+            bent = torch.sin(torch.addcmul(phase, u[:, :, None], frequency))
+            u = torch.cat([u, bent.flatten(1)], 1)
+        for w, b in self.parts[:-1]:
+            u = F.leaky_relu_(torch.addmm(b, u, w), 0.01)
+        return u
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """(N, n) → (N, d, P)."""
+        w, b = self.parts[-1]
+        out = torch.addmm(b, self._hidden(u), w)
+        if self.first is not None:
+            out = torch.cat([self.first.expand(len(u), -1), out], 1)
+        return out.view(len(u), -1, self.each)
+
+    def column(self, u: Tensor, i: int) -> Tensor:
+        """What coordinate i gets alone, (N, n) → (N, P)."""
+        if self.first is not None:
+            if i == 0:
+                return self.first.expand(len(u), -1)
+            i -= 1
+        w, b = self.parts[-1]
+        part = slice(i * self.each, (i + 1) * self.each)
+        return torch.addmm(b[part], self._hidden(u), w[:, part])
+
+
+class Conditioner(nn.Module):
+    """L networks n → d × P.
+
+    Args:
+        n_in, n_out: coordinates that are seen, and that get numbers.
+        each: P, numbers for each of the latter.
+        masked: coordinate i sees only those before it (MADE: Germain et al. 2015). Of two
+            coordinates only the second sees anything, and no mask is needed.
+        waves: sines of every input with random frequencies, so that sharp edges can be
+            learnt (Tancik et al. 2020); none for more than `WAVY` inputs.
+        pitch: spread of the frequencies, in radians per standard deviation of the data.
+    """
+
+    WAVY = 8
+    # Adam moves every number by the same step, but what a network of `width` units says moves
+    # by many of them at once: numbers that no network makes count this much, to keep pace
+    FREE = 10.0
+
+    def __init__(
+        self,
+        layers: int,
+        n_in: int,
+        n_out: int,
+        each: int,
+        width: int,
+        hidden: int,
+        rng: torch.Generator,
+        masked: bool = False,
+        waves: int = 0,
+        pitch: float = 1.0,
+    ) -> None:
+        super().__init__()
+        dev = rng.device
+        self.each, self.alone = each, masked and n_in == 2
+        if self.alone:
+            n_in, n_out = 1, 1
+            self.first = nn.Parameter(torch.zeros(layers, each, device=dev))
+        waves = waves if n_in <= self.WAVY else 0
+        self.wavy = waves > 0
+        if self.wavy:
+            frequency = pitch * torch.randn(layers, n_in, waves, generator=rng, device=dev)
+            phase = torch.rand(layers, n_in, waves, generator=rng, device=dev) * 2 * math.pi
+            self.register_buffer("frequency", frequency)
+            self.register_buffer("phase", phase)
+        sizes = [n_in * (1 + waves), *[width] * hidden, n_out * each]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for i, (a, b) in enumerate(itertools.pairwise(sizes)):
+            # the last layer starts near zero, so that every layer starts near the identity
+            gain = (0.01 if i == hidden else math.sqrt(3)) / math.sqrt(a)
+            w = torch.empty(layers, a, b, device=dev).uniform_(-gain, gain, generator=rng)
+            self.weights.append(nn.Parameter(w))
+            c = torch.empty(layers, b, device=dev).uniform_(-gain, gain, generator=rng)
+            self.biases.append(nn.Parameter(c))
+        self.masked = masked and not self.alone
+        if self.masked:
+            for i, mask in enumerate(self._masks(n_in, 1 + waves, width, hidden, each)):
+                self.register_buffer(f"mask{i}", mask.to(dev))
+
+    @staticmethod
+    def _masks(dim: int, copies: int, width: int, hidden: int, each: int) -> list[Tensor]:
+        """Masks (n_in, n_out) of every linear layer.
+
+        Every unit has a degree, and sees units of at most its own; a coordinate's numbers
+        see units of a lower one. Degrees of hidden units go round 1, 2 … d − 1.
+        """
+        inputs = torch.arange(1, dim + 1)
+        seen = torch.cat([inputs, inputs.repeat_interleave(copies - 1)])
+        units = torch.arange(width) % (dim - 1) + 1
+        masks = []
+        for _ in range(hidden):
+            masks.append((seen[:, None] <= units).float())
+            seen = units
+        return [*masks, (seen[:, None] < inputs.repeat_interleave(each)).float()]
+
+    def networks(self) -> list[Network]:
+        """The L networks, in order."""
+        weights = list(self.weights)
+        if self.masked:
+            weights = [w * getattr(self, f"mask{i}") for i, w in enumerate(weights)]
+        parts = list(zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(weights, self.biases))))
+        n = len(parts)
+        first = (self.FREE * self.first).unbind(0) if self.alone else [None] * n
+        waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
+        return [Network(a, list(p), f, self.each) for a, p, f in zip(waves, parts, first)]
+
+
+class Mixing(nn.Module):
+    """L invertible linear maps y = x A + c that learn.
+
+    A = P·(I + lower)·(upper + diag ±eᵃ) as in Glow (Kingma & Dhariwal 2018), so that
+    log|det A| = Σ a and A cannot become singular; the permutation P and the signs are fixed.
+
+    Args:
+        start: (L, d, d) first matrices.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        swap, lower, upper = torch.linalg.lu(start.double())
+        diagonal = upper.diagonal(dim1=1, dim2=2)
+        layers, dim = start.shape[:2]
+        self.shift = nn.Parameter(torch.zeros(layers, dim, device=start.device))
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
+        self.register_buffer("swap", swap.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.register_buffer("eye", torch.eye(dim, device=start.device))
+
+    def matrices(self) -> Tensor:
+        """A, (L, d, d)."""
+        lower = self.lower.tril(-1) + self.eye
+        upper = self.upper.triu(1) + torch.diag_embed(self.sign * self.log_diagonal.exp())
+        return self.swap @ (lower @ upper)
+
+    def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """A (d, d), c (d,) and log|det A| of every layer."""
+        log_dets = self.log_diagonal.sum(1)
+        return list(zip(self.matrices().unbind(0), self.shift.unbind(0), log_dets.unbind(0)))
+
+
+class Order(nn.Module):
+    """L fixed orders of the coordinates, as maps of determinant ±1.
+
+    Args:
+        start: (L, d, d) their matrices.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", start)
+        self.register_buffer("zero", torch.zeros(start.shape[:2], device=start.device))
+
+    def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """A (d, d), c = 0 (d,) and log|det A| = 0 of every layer."""
+        return [(a, zero, zero[0]) for a, zero in zip(self.matrix.unbind(0), self.zero.unbind(0))]
+
+
+def turns(dim: int, layers: int, rng: torch.Generator) -> Tensor:
+    """First matrices (L, d, d) for couplings: rotations of one half into the other.
+
+    By about a sixth of a full turn each and by whole turns in all, so that the picture of
+    the layers starts without a twist, and successive layers act in three directions.
+    """
+    turn = max(1, round(layers / 6)) / layers if layers > 2 else 0.125
+    half, a = dim // 2, torch.eye(dim, device=rng.device)
+    c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    i = torch.arange(half)
+    a[i, i], a[i, i + dim - half] = c, s
+    a[i + dim - half, i], a[i + dim - half, i + dim - half] = -s, c
+    return a.repeat(layers, 1, 1)
+
+
+def reversals(dim: int, layers: int, rng: torch.Generator) -> Tensor:
+    """First matrices (L, d, d) for autoregressive layers: nothing, then the order reversed.
+
+    In the plane by a quarter turn, (x₁, x₂) → (−x₂, x₁), which keeps its orientation.
+    """
+    eye = torch.eye(dim, device=rng.device)
+    flip = eye.flip(1)
+    if dim == 2:
+        flip[1, 0] = -1.0
+    return torch.stack([eye, *[flip] * (layers - 1)])

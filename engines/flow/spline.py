@@ -1,0 +1,248 @@
+"""Rational-quadratic splines, and the coupling flow made of them.
+
+A monotone spline bends one coordinate; a network that sees other coordinates says how
+(Durkan, Bekasov, Murray & Papamakarios 2019, Neural spline flows).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from engines.flow.conditioner import Conditioner, Mixing, Network, turns
+
+LEAST = 1e-4  # width and height of a bin, as a share of the whole interval
+STEEPEST = math.log(1e3)  # a knot's derivative lies between 1/1000 and 1000
+
+
+def parameters(bins: int) -> int:
+    """Numbers that describe one spline: K widths, K heights, K + 1 derivatives."""
+    return 3 * bins + 1
+
+
+class _Bins:
+    """The bin that every row falls in, and where the row's spline puts it.
+
+    Args:
+        x: (M,) in [0, 1], or heights there when `by` is 1.
+        theta: (M, 3K + 1) free numbers.
+        by: 0 to look x up among the widths, 1 among the heights.
+
+    Attributes:
+        share: (M, 2, K) softmax of the free widths and heights.
+        k: (M, 1) the bin's number.
+        start, size: (M, 2) left and lower end of the bin, its width and height; in [0, 1].
+        knots: (M, 2) where the derivatives at the bin's two ends stand in theta.
+        bent: (M, 2) tanh of those, (M, 2) `slope` the derivatives themselves.
+    """
+
+    def __init__(self, x: Tensor, theta: Tensor, by: int = 0) -> None:
+        bins = theta.shape[1] // 3
+        self.share = theta[:, : 2 * bins].unflatten(1, (2, bins)).softmax(2)
+        sizes = self.share * (1 - bins * LEAST) + LEAST
+        ends = sizes.cumsum(2)
+        # counting the ends that x has passed
+        line, value = ends.detach()[:, by].contiguous(), x.detach()[:, None]
+        self.k = torch.searchsorted(line, value, right=True).clamp_max_(bins - 1)
+        both = self.k[:, :, None].expand(-1, 2, 1)
+        self.size = sizes.gather(2, both).squeeze(2)
+        self.start = ends.gather(2, both).squeeze(2) - self.size
+        self.knots = torch.cat([self.k + 2 * bins, self.k + (2 * bins + 1)], 1)
+        self.bent = torch.tanh(theta.gather(1, self.knots) / STEEPEST)
+        self.slope = (STEEPEST * self.bent).exp()
+
+
+class _Spline(torch.autograd.Function):
+    """The spline's value and log-derivative, with their gradients written out.
+
+    Within a bin of width w, height h, s = h/w, with t ∈ [0, 1] along it and derivatives
+    d₀, d₁ at its ends (Gregory & Delbourgo 1982):
+
+        D = s + (d₀ + d₁ − 2s)·t(1−t)
+        y = y₀ + h·(s t² + d₀ t(1−t))/D
+        ℓ = log y′ = 2 log s + log(2s t(1−t) + d₀ (1−t)² + d₁ t²) − 2 log D
+
+    Beyond the interval it goes on as a straight line. Small operations are what a step's time
+    goes into; without autograd's bookkeeping for each of them it takes half of it.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        inside = (x / (2 * bound) + 0.5).clamp_(0, 1)
+        bins = _Bins(inside, theta)
+        w, h = bins.size.unbind(1)
+        x0, y0 = bins.start.unbind(1)
+        d0, d1 = bins.slope.unbind(1)
+        outside = (inside <= 0) | (inside >= 1)
+        # rounding may leave the bin by a hair, and the interval's ends shall be exact
+        s, t = h / w, torch.where(outside, inside, ((inside - x0) / w).clamp_(0, 1))
+        rest = 1 - t
+        u, t2, bend = t * rest, t * t, d0 + d1 - 2 * s
+        below = torch.addcmul(s, bend, u)
+        share = torch.addcmul(s * t2, d0, u) / below
+        rise = torch.addcmul(d0 * rest * rest, d1, t2) + 2 * (s * u)
+        slope = rise * (s / below).square_()
+        straight = torch.where(outside, x - (2 * inside - 1) * bound, 0.0)
+        y = torch.addcmul(y0, h, share).mul_(2 * bound).sub_(bound)
+        ctx.save_for_backward(
+            bins.share, bins.k, bins.knots, bins.bent, bins.start, bins.size, d0, d1,
+            s, t, rest, u, t2, bend, below, share, rise, slope, outside, straight,
+        )  # fmt: skip
+        ctx.bound = bound
+        return torch.addcmul(y, slope, straight), slope.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_y: Tensor, g_l: Tensor) -> tuple[Tensor, Tensor, None]:
+        (
+            part, k, knots, bent, start, size, d0, d1,
+            s, t, rest, u, t2, bend, below, share, rise, slope, outside, straight,
+        ) = ctx.saved_tensors  # fmt: skip
+        w, h = size.unbind(1)
+        m, bins = len(k), part.shape[2]
+        steep = g_y * slope
+        g_l = torch.addcmul(g_l, steep, straight)
+        g_value = g_y * (2 * ctx.bound)  # of y in [0, 1]
+        g_above = g_value * h / below
+        g_below = torch.addcmul(g_l / below * -2, g_above, share, value=-1)
+        g_rise = g_l / rise
+        st, d0rest = s * t, d0 * rest
+        twist = rest - t
+        g_t = torch.addcmul(2 * g_above * st, twist, torch.addcmul(g_below * bend, g_above, d0))
+        g_t.addcmul_(g_rise, torch.addcmul(s * twist - d0rest, d1, t), value=2)
+        g_s = (g_above * t2).addcmul_(g_below, 1 - 2 * u).addcmul_(g_rise, u, value=2)
+        g_s.addcdiv_(g_l, s, value=2)
+        g_d0 = ((g_above + g_below) * u).addcmul_(g_rise, rest * rest)
+        g_d1 = (g_below * u).addcmul_(g_rise, t2)
+        along, g_s = g_t / w, g_s / w
+        g_w = torch.addcmul(along * t, g_s, s)
+        g_h = torch.addcmul(g_s, g_value, share)
+        g_size = torch.stack([-g_w, g_h], 1)
+        g_start = torch.stack([-along, g_value], 1)
+        # back through softmax: an earlier bin moves the start, this one the size, and all
+        # together always sum to one
+        least = start - LEAST * k
+        common = torch.addcmul(g_start * least, g_size, size - LEAST)
+        free = 1 - bins * LEAST
+        before = torch.arange(bins, device=k.device) < k
+        earlier = torch.add(g_start * free, common, alpha=-1)
+        g = torch.where(before[:, None], earlier[:, :, None], -common[:, :, None])
+        here = torch.add(g_size * free, common, alpha=-1)
+        g.scatter_(2, k[:, :, None].expand(-1, 2, 1), here[:, :, None])
+        g_theta = part.new_zeros(m, parameters(bins))
+        torch.mul(part, g, out=g_theta[:, : 2 * bins].unflatten(1, (2, bins)))
+        bends = torch.stack([g_d0 * d0, g_d1 * d1], 1) * (1 - bent * bent)
+        g_theta.scatter_(1, knots, bends)
+        g_x = torch.where(outside, steep, along / (2 * ctx.bound))
+        return g_x, g_theta, None
+
+
+def spline(x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Monotone rational-quadratic splines of [−bound, bound] onto itself.
+
+    Beyond the interval each goes on as a straight line with the slope at its end, so that
+    log-densities stay finite far outside.
+
+    Args:
+        x: (M,) or any shape.
+        theta: (…, 3K + 1) free numbers for each x: K widths and K heights (through a
+            softmax, no bin below LEAST of the interval), and K + 1
+            log-derivatives. All zero is the identity.
+
+    Returns:
+        y and log dy/dx, both of x's shape.
+    """
+    y, log_slope = _Spline.apply(x.reshape(-1), theta.reshape(-1, theta.shape[-1]), bound)
+    return y.view_as(x), log_slope.view_as(x)
+
+
+def spline_inverse(y: Tensor, theta: Tensor, bound: float) -> Tensor:
+    """The x for which spline(x) is y: a quadratic equation in the bin's t."""
+    shape, y, theta = y.shape, y.reshape(-1), theta.reshape(-1, theta.shape[-1])
+    inside = (y / (2 * bound) + 0.5).clamp(0, 1)
+    bins = _Bins(inside, theta, by=1)
+    w, h = bins.size.unbind(1)
+    x0, y0 = bins.start.unbind(1)
+    d0, d1 = bins.slope.unbind(1)
+    s = h / w
+    share = ((inside - y0) / h).clamp(0, 1)
+    twist = share * (d0 + d1 - 2 * s)
+    # s t² + d₀ t(1−t) = share·D, as a t² + b t − c = 0
+    a, b, c = s - d0 + twist, d0 - twist, s * share
+    t = 2 * c / (b + (b * b + 4 * a * c).clamp_min(0).sqrt())
+    x = (2 * torch.addcmul(x0, w, t) - 1) * bound
+    straight = y - (2 * inside - 1) * bound
+    end = torch.where(y < 0, d0, d1)
+    outside = (inside <= 0) | (inside >= 1)
+    return torch.where(outside, x + straight / end, x).view(shape)
+
+
+class Coupling:
+    """Linear mixing, then a spline for every coordinate of one half, told by the other.
+
+        (u, v) = x A + c
+        z = (u, spline(v; θ(u))),    log|det ∂z/∂x| = log|det A| + Σ log spline′
+
+    Args:
+        matrix, shift, log_det: A (d, d), c (d,), log|det A|.
+        network: θ, (N, d/2) → (N, d − d/2, 3K + 1).
+        bound: the splines' interval is [−bound, bound].
+    """
+
+    def __init__(
+        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network, bound: float
+    ) -> None:
+        self.matrix, self.shift, self.log_det = matrix, shift, log_det
+        self.network, self.bound = network, bound
+        dim = len(shift)
+        self.parts = (dim // 2, dim - dim // 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d) → (N, d) and log|det| (N,)."""
+        u, v = torch.addmm(self.shift, x, self.matrix).split(self.parts, 1)
+        z, log_slopes = spline(v, self.network(u), self.bound)
+        return torch.cat([u, z], 1), log_slopes.sum(1) + self.log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The x for which forward(x) is z, (N, d) → (N, d)."""
+        u, v = z.split(self.parts, 1)
+        mixed = torch.cat([u, spline_inverse(v, self.network(u), self.bound)], 1)
+        return (mixed - self.shift) @ torch.linalg.inv(self.matrix)
+
+
+class SplineCoupling(nn.Module):
+    """L spline couplings with learnt linear maps between (Durkan et al. 2019, RQ-NSF (C)).
+
+    Args:
+        dim: d ≥ 2.
+        bins, bound: K and the interval of the splines.
+        waves, pitch: see Conditioner.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        width: int,
+        hidden: int,
+        rng: torch.Generator,
+        bins: int = 16,
+        bound: float = 4.0,
+        waves: int = 0,
+        pitch: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.bound = bound
+        self.mixing = Mixing(turns(dim, layers, rng))
+        self.conditioner = Conditioner(
+            layers, dim // 2, dim - dim // 2, parameters(bins), width, hidden, rng,
+            waves=waves, pitch=pitch,
+        )  # fmt: skip
+
+    def layers(self) -> list[Coupling]:
+        """The couplings in the order from data to noise."""
+        pairs = zip(self.mixing.maps(), self.conditioner.networks())
+        return [Coupling(*maps, network, self.bound) for maps, network in pairs]

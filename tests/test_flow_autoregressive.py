@@ -1,0 +1,206 @@
+"""Autoregressive flows: autograd's Jacobian, its triangular shape and closed forms as oracles.
+
+Each check is a function that a wrong twin (an unmasked network, a flipped sign …) must fail.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
+from engines.flow.conditioner import Conditioner
+
+KINDS = (SplineAutoregressive, MAF, IAF)
+
+
+def made(kind, dim: int, layers: int = 3, shake: float = 0.2, **knobs):
+    """A flow with weights far from its start, in float64."""
+    rng = torch.Generator().manual_seed(3)
+    net = kind(dim, layers, 24, 2, rng, **knobs)
+    with torch.no_grad():
+        for p in net.parameters():
+            p += shake * torch.randn(p.shape, generator=rng).clamp(-2, 2) / dim**0.5
+    return net.double()
+
+
+def rows(n: int, dim: int, size: float = 1.5) -> Tensor:
+    return size * torch.randn(n, dim, generator=torch.Generator().manual_seed(1)).double()
+
+
+def encode(net, x: Tensor) -> tuple[Tensor, Tensor]:
+    total = 0.0
+    for layer in net.layers():
+        x, log_det = layer.forward(x)
+        assert log_det.shape == (len(x),)
+        total = total + log_det
+    return x, total
+
+
+def decode(net, z: Tensor) -> Tensor:
+    for layer in reversed(net.layers()):
+        z = layer.inverse(z)
+    return z
+
+
+def jacobian(forward, x: Tensor) -> Tensor:
+    """(N, d, d), rows z, columns x."""
+    one = torch.autograd.functional.jacobian
+    return torch.stack([one(lambda r: forward(r[None])[0][0], row) for row in x])
+
+
+# ---------------------------------------------------------------- determinant and inverse
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dim", "n"), [(2, 12), (3, 8), (8, 3)])
+def test_log_determinant_is_that_of_autograds_jacobian(kind, dim, n):
+    net, x = made(kind, dim), rows(n, dim)
+    truth = torch.linalg.slogdet(jacobian(lambda x: encode(net, x), x))[1]
+    with torch.no_grad():
+        claimed = encode(net, x)[1]
+    assert (truth - claimed).abs().max() < 1e-8
+    assert (truth + claimed).abs().max() > 0.1, "flipped sign"
+    if kind is not SplineAutoregressive:  # whose mixing is a fixed order
+        forgetful = claimed - net.mixing.log_diagonal.sum()
+        assert (truth - forgetful).abs().max() > 0.01, "forgotten mixing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [2, 3, 8])
+def test_inverse_undoes_the_flow_and_tails_are_finite(kind, dim):
+    net, x = made(kind, dim, shake=0.1), rows(300, dim).clamp(-6, 6)
+    with torch.no_grad():
+        assert (decode(net, encode(net, x)[0]) - x).abs().max() < 1e-9
+        single = copy.deepcopy(net).float()
+        there = encode(single, x.float())[0]
+        assert (decode(single, there) - x.float()).abs().max() < 1e-4
+        wrong = x
+        for layer in net.layers():  # the layers undone in the wrong order
+            wrong = layer.inverse(wrong)
+        assert (wrong - decode(net, x)).abs().max() > 0.1
+        z, log_det = encode(single, 1e4 * x.float())
+        assert torch.isfinite(z).all() and torch.isfinite(log_det).all()
+
+
+@pytest.mark.parametrize("kind", [SplineAutoregressive, MAF])
+def test_digits_have_64_coordinates(kind):
+    net, x = made(kind, 64, shake=0.1).float(), rows(20, 64).float()
+    with torch.no_grad():
+        z, log_det = encode(net, x)
+        assert torch.isfinite(log_det).all()
+        assert (decode(net, z) - x).abs().max() < 1e-3
+
+
+# ---------------------------------------------------------------- the order of coordinates
+
+
+def above_diagonal(layer, x: Tensor) -> float:
+    """How much any coordinate depends on a later one."""
+    return float(jacobian(layer.forward, x).triu(1).abs().max())
+
+
+def unmixed(net):
+    """Its first layer, whose mixing is the identity again."""
+    (layer,) = net.layers()
+    layer.matrix, layer.shift = torch.eye(len(layer.shift)).double(), 0 * layer.shift
+    return layer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_every_coordinate_sees_only_those_before_it(kind, dim):
+    net, x = made(kind, dim, layers=1, shake=0.5), rows(6, dim)
+    layer = unmixed(net)
+    assert above_diagonal(layer, x) < 1e-12
+    below = jacobian(layer.forward, x).tril(-1).abs().amax(0)
+    i, j = torch.tril_indices(dim, dim, -1)
+    assert (below[i, j] > 1e-6).all(), "and all of those"
+
+
+def test_without_masks_they_see_more():
+    net, x = made(MAF, 5, layers=1, shake=0.5), rows(6, 5)
+    for name, buffer in net.conditioner.named_buffers():
+        if name.startswith("mask"):
+            buffer.fill_(1.0)
+    assert above_diagonal(unmixed(net), x) > 1e-3
+
+
+def test_in_the_plane_no_mask_is_needed():
+    rng = torch.Generator().manual_seed(0)
+    net = Conditioner(1, 2, 2, 4, 8, 2, rng, masked=True)
+    assert net.alone and not net.masked and net.weights[0].shape[1] == 1
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_one_column_is_that_column_of_all(dim):
+    rng = torch.Generator().manual_seed(0)
+    (network,) = Conditioner(1, dim, dim, 3, 16, 2, rng, masked=True).networks()
+    seen = rows(7, dim).float() if dim > 2 else rows(7, 1).float()
+    everything = network(seen)
+    for i in range(dim):
+        assert torch.allclose(network.column(seen, i), everything[:, i], atol=1e-6)
+    assert not torch.allclose(network.column(seen, 1), everything[:, 0], atol=1e-6)
+
+
+# ---------------------------------------------------------------- closed forms
+
+
+def constant(kind, scale: Tensor, shift: Tensor):
+    """One affine layer whose network is deaf: coordinate i always gets the same numbers."""
+    net = kind(3, 1, 8, 1, torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        for weight in net.conditioner.weights:
+            weight.zero_()
+        net.conditioner.biases[-1].copy_(torch.stack([scale, shift], 1).view(1, -1))
+    return net
+
+
+@pytest.mark.parametrize("kind", [MAF, IAF])
+def test_a_deaf_affine_layer_is_a_gaussian(kind):
+    scale = torch.tensor([0.3, -0.2, 0.1]).double()
+    shift = torch.tensor([1.0, -2.0, 0.5]).double()
+    net, x = constant(kind, scale, shift), rows(50, 3)
+    with torch.no_grad():
+        z, log_det = encode(net, x)
+    a = 4 * torch.tanh(scale / 4)
+    std = (-a).exp()
+    normal = torch.distributions.Normal(-shift * std, std)
+    mine = torch.distributions.Normal(0, 1).log_prob(z).sum(1) + log_det
+    assert torch.allclose(mine, normal.log_prob(x).sum(1), atol=1e-9)
+    assert not torch.allclose(mine - 2 * log_det, normal.log_prob(x).sum(1), atol=0.1)
+
+
+def test_maf_and_iaf_are_each_others_inverses():
+    """With the same weights and mixing one layer's map, of z → x, is the other's of x → z."""
+    maf, iaf = made(MAF, 3, layers=1), made(IAF, 3, layers=1)
+    iaf.load_state_dict(maf.state_dict())
+    a, b = unmixed(maf), unmixed(iaf)
+    x = rows(20, 3)
+    with torch.no_grad():
+        m = b.network(x)  # IAF's inverse reads the noise as MAF's forward reads the data
+        back = b.inverse(x)
+        assert torch.allclose(a.network(x), m)
+        scale, shift = 4 * torch.tanh(m[..., 0] / 4), m[..., 1]
+        assert torch.allclose(back, (x - shift) * (-scale).exp(), atol=1e-9)
+        assert torch.allclose(a.forward(x)[0], x * scale.exp() + shift, atol=1e-9)
+        assert not torch.allclose(back, a.inverse(x), atol=1e-2)
+
+
+# ---------------------------------------------------------------- first weights
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_begins_near_a_rotation_and_draws_from_its_own_generator(kind):
+    state = torch.random.get_rng_state()
+    a, b = (kind(2, 3, 32, 2, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    x = rows(500, 2).float()
+    with torch.no_grad():
+        z, log_det = encode(a, x)
+    assert log_det.abs().max() < 0.15
+    assert (z.norm(dim=1) - x.norm(dim=1)).abs().max() < 0.15
