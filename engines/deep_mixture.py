@@ -43,7 +43,11 @@ class Layers(nn.Module):
 
     def __init__(self, parts: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
         super().__init__()
-        make = lambda i: nn.ParameterList([nn.Parameter(p[i].clone()) for p in parts])  # noqa: E731
+
+        def make(i: int) -> nn.ParameterList:
+            # in plain order: an optimiser's moments come back from a checkpoint that way
+            return nn.ParameterList([nn.Parameter(p[i].contiguous().clone()) for p in parts])
+
         self.logits, self.shift, self.load, self.log_noise = (make(i) for i in range(4))
 
     def paths(self, floor: float) -> Gaussians:
