@@ -242,7 +242,7 @@ class Dimensions(Engine):
         return numpy(torch.stack(out)).reshape(2, -1)
 
     def metrics(self) -> list[Metric]:
-        mixture, flow = self.recent.tolist()
+        mixture, flow = self.recent.tolist() if self.step_count else (math.nan, math.nan)
         what = "Gap" if self.compares else "Cross-entropy"
         about = f"{what} on all {self.dim} coordinates, a dimension, on recent training batches."
         return [
