@@ -689,6 +689,7 @@
   function paintEllipses(p, mark) {
     const [means, covs] = [p.get(mark.mean), p.get(mark.cov)];
     const weights = mark.weight && p.get(mark.weight);
+    const groups = mark.group && p.get(mark.group);
     const count = mark.mean.shape[0];
     for (let k = 0; k < count; k++) {
       const [a, b, d] = [covs[4 * k], (covs[4 * k + 1] + covs[4 * k + 2]) / 2, covs[4 * k + 3]];
@@ -701,7 +702,7 @@
       if (!Number.isFinite(x + y + big + small)) continue;
       const turn = -0.5 * Math.atan2(2 * b, a - d); // the screen's y points down
       const share = weights ? Math.min(1, weights[k] * count) : 1;
-      const colour = mark.grouped ? p.theme.group(k) : p.theme.role(mark.role);
+      const colour = mark.grouped ? p.theme.group(groups ? groups[k] : k) : p.theme.role(mark.role);
       p.c.fillStyle = p.c.strokeStyle = colour;
       for (const sigma of [2, 1]) {
         p.c.beginPath();

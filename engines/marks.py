@@ -116,13 +116,17 @@ class Mesh(Mark):
 
 @dataclass
 class Ellipses(Mark):
-    """K Gaussians drawn at 1 and 2 standard deviations: mean (K, 2), cov (K, 2, 2)."""
+    """K Gaussians drawn at 1 and 2 standard deviations: mean (K, 2), cov (K, 2, 2).
+
+    `grouped` gives each a colour of its own, or that of its class in `group` (K,).
+    """
 
     mean: np.ndarray
     cov: np.ndarray
     weight: np.ndarray | None = None
     role: Role = "model"
     grouped: bool = False
+    group: np.ndarray | None = None
     label: str = ""
     static: bool = False
 

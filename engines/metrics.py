@@ -303,6 +303,7 @@ def separated(modes: Modes) -> bool:
 N_SAMPLES = 10_000  # drawn from a model for every measurement on the plane
 N_IMAGES = 500
 N_ENERGY = 2_000  # pairs grow as the square
+KNN_DIM = 8  # beyond it neighbours are neither near nor quick to find
 N_REVERSE = 4_000  # some exact densities are quadratures
 FLOOR_DRAWS = 4  # fresh true sets that a floor is averaged over
 
@@ -508,7 +509,7 @@ def forget(engine: Engine) -> None:
 def probes(engine: Engine) -> list[Probe]:
     """The measurements that make sense for this model on this data."""
     kind = engine.pool.dataset.kind
-    if kind in ("plane", "line"):
+    if kind in ("plane", "line", "vectors"):
         return _space_probes(engine)
     return _image_probes(engine) if kind == "images" else []
 
@@ -579,7 +580,7 @@ def _space_probes(engine: Engine) -> list[Probe]:
         out += [Probe("nll", ("nll",), held_out)]
     out += [Probe("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 0.4),
             Probe("energy", ("energy",), distance("energy"), 0.3)]  # fmt: skip
-    if len(ref.held) > 10:
+    if len(ref.held) > 10 and pool.dim <= KNN_DIM:
         out += [Probe("knn_kl", ("knn_kl",), distance("knn_kl"), 0.4)]
     if ref.modes is not None:
         out += [Probe("modes", mode_names, modes)]

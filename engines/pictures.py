@@ -119,7 +119,9 @@ def log_ratio(q: np.ndarray, p: np.ndarray, box: Box) -> tuple[np.ndarray, float
 def shared(lane: Lane) -> list[Panel]:
     """The shared panels of one lane, for its kind of data."""
     kind = lane.engine.pool.dataset.kind
-    pictures = {"plane": _plane, "images": _images}.get(kind, lambda lane: [])(lane)
+    pictures = {"plane": _plane, "images": _images, "vectors": _vectors}.get(kind, lambda lane: [])(
+        lane
+    )
     return [*pictures, *_curves(lane)]
 
 
@@ -204,6 +206,27 @@ def _plane(lane: Lane) -> list[Panel]:
     return panels
 
 
+def _vectors(lane: Lane) -> list[Panel]:
+    """The first two coordinates: of the model's samples on the data, and of the data alone."""
+    engine = lane.engine
+    box, about = engine.pool.dataset.extent, f"the first two of {engine.pool.dim} coordinates"
+
+    def first(points: Points) -> Points:
+        points.xy = np.ascontiguousarray(points.xy[:, :2])
+        return points
+
+    def model() -> list[Mark]:
+        drawn = Points(numpy(engine.sample(SAMPLES)), "model", label="samples of the model")
+        return [first(data_points(engine, 600, 0.35)), first(drawn)]
+
+    panels = [Panel("model", _name(lane, "Samples of the model"), model, about, box, "large",
+                    help="Samples in orange, data in blue, as far as a plane can show them.")]  # fmt: skip
+    if lane.index == 0:
+        panels.append(Panel("truth", "Data", lambda: [first(data_points(engine))], about, box,
+                            "large", hz=0.5, help="Points that the model never saw."))  # fmt: skip
+    return panels
+
+
 def _images(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
@@ -266,7 +289,8 @@ def _curves(lane: Lane) -> list[Panel]:
             for k, t in lane.ghosts.items()
         ]
         lines += [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
-        exact = dataset.entropy if engine.loss_is_nll and dataset.dim == 2 else None
+        known = engine.loss_is_nll and (dataset.dim == 2 or dataset.kind == "vectors")
+        exact = dataset.entropy if known else None
         levels = [] if exact is None else [("entropy of the data", float(exact))]
         return [Curves(lines, levels, y_label=engine.loss_label)]
 

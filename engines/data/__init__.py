@@ -1,6 +1,6 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, own, plane
+from engines.data import images, own, plane, vectors
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 from engines.data.own import snap
 
@@ -18,4 +18,5 @@ __all__ = [
     "own",
     "plane",
     "snap",
+    "vectors",
 ]

@@ -42,7 +42,7 @@ class Dataset(Knobbed):
     about: ClassVar[str] = ""  # one sentence, the thumbnail's tooltip
     source: ClassVar[str] = ""  # where the parameterisation comes from
     place: ClassVar[float] = 100.0  # order on the page
-    kind: ClassVar[Literal["plane", "images", "line", "sequence"]] = "plane"
+    kind: ClassVar[Literal["plane", "images", "line", "sequence", "vectors"]] = "plane"
     shape: ClassVar[tuple[int, ...]] = (2,)
     classes: ClassVar[int] = 0
     # what log_prob is: the true density, or an estimate from points. Whatever is drawn or

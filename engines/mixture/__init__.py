@@ -10,285 +10,34 @@ floor means the same on any data; what leaves the engine is in data units.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Bars, Curve, Curves, Ellipses, Images, Mark, Metric, Panel, Points
+from engines.mixture.gaussians import (
+    Gaussians,
+    Unconstrained,
+    bic,
+    e_step,
+    em_update,
+    first_guess,
+    free_parameters,
+    log_density,
+    log_joint,
+    revive,
+)
+from engines.mixture.ladder import Ladder, Selection
 from engines.nets import adam, set_lr
 from engines.pictures import numpy
 
-Covariance = Literal["full", "diagonal", "spherical", "tied"]
-
-
-class Gaussians(NamedTuple):
-    """K weighted Gaussians: log_weight (K,), mean (K, D), cov (K, D, D)."""
-
-    log_weight: Tensor
-    mean: Tensor
-    cov: Tensor
-
-
-# ---------------------------------------------------------------- the mathematics
-
-
-def log_joint(g: Gaussians, x: Tensor) -> Tensor:
-    """log π_k + log N(x_n; μ_k, Σ_k) for every component and row: x (N, D) → (K, N), nats.
-
-    With Σ = L Lᵀ the quadratic form is ‖L⁻¹(x − μ)‖² and log |Σ| = 2 Σ log diag L.
-    """
-    k, d = g.mean.shape
-    # the _ex variant neither raises nor waits for a GPU: what is not a covariance gives NaN
-    root = torch.linalg.cholesky_ex(g.cov)[0]
-    eye = torch.eye(d, dtype=x.dtype, device=x.device).expand(k, d, d)
-    whiten = torch.linalg.solve_triangular(root, eye, upper=False)
-    shift = (whiten @ g.mean[:, :, None]).reshape(k * d, 1)
-    white = torch.addmm(shift, whiten.reshape(k * d, d), x.T, beta=-1).reshape(k, d, -1)
-    log_root = root.diagonal(dim1=1, dim2=2).log().sum(1)
-    constant = g.log_weight - log_root - 0.5 * d * math.log(2 * math.pi)
-    return constant[:, None] - 0.5 * white.square().sum(1)
-
-
-def e_step(g: Gaussians, x: Tensor) -> tuple[Tensor, Tensor]:
-    """log q(x_n) (N,), and responsibilities r_kn = p(component k | x_n), (K, N)."""
-    joint = log_joint(g, x)
-    top = joint.amax(0)
-    # numbers below e^-700 are denormal or zero, and those cost ten times the time
-    share = joint.sub_(top).clamp_min_(-700).exp_()
-    total = share.sum(0)
-    return top + total.log(), share.div_(total)
-
-
-def m_step(x: Tensor, r: Tensor, covariance: Covariance, floor: float, old: Gaussians) -> Gaussians:
-    """The Gaussians that maximise Σ_kn r_kn log π_k N(x_n; μ_k, Σ_k), plus floor · I.
-
-    π_k = N_k/N, μ_k = Σ_n r_kn x_n / N_k, Σ_k = Σ_n r_kn (x_n−μ_k)(x_n−μ_k)ᵀ / N_k + floor·I,
-    with N_k = Σ_n r_kn. Restricted covariances are averages of the full one: its diagonal,
-    the mean of its diagonal, or (tied) the mean over components weighted by N_k.
-    A component that no row belongs to (N_k ≈ 0) keeps its old place and shape.
-    """
-    d = x.shape[1]
-    count = r.sum(1)
-    alive = count > 1e-12
-    share = (r / count.clamp_min(1e-12)[:, None])[:, :, None]
-    mean = share[:, :, 0] @ x
-    centred = x - mean[:, None]
-    if covariance in ("full", "tied"):
-        cov = (share * centred).mT @ centred
-        if covariance == "tied":
-            cov = torch.tensordot(count / count.sum(), cov, 1).expand_as(cov)
-    else:
-        variance = (share * centred.square_()).sum(1)
-        if covariance == "spherical":
-            variance = variance.mean(1, keepdim=True).expand_as(variance)
-        cov = torch.diag_embed(variance)
-    cov = cov + floor * torch.eye(d, dtype=x.dtype, device=x.device)
-    # the tied covariance belongs to the dead as well
-    keep = alive[:, None, None] | (covariance == "tied")
-    return Gaussians(
-        (count / count.sum()).log(),
-        torch.where(alive[:, None], mean, old.mean),
-        torch.where(keep, cov, old.cov),
-    )
-
-
-def em_update(
-    g: Gaussians, x: Tensor, covariance: Covariance, floor: float
-) -> tuple[Gaussians, Tensor]:
-    """One EM iteration: the new Gaussians, and the *old* ones' mean log q(x_n), 0-d."""
-    log_q, r = e_step(g, x)
-    return m_step(x, r, covariance, floor, g), log_q.mean()
-
-
-def free_parameters(k: int, d: int, covariance: Covariance) -> int:
-    """Numbers that are free: K−1 weights, K·D means, and those of the covariances."""
-    shape = {
-        "full": k * d * (d + 1) // 2,
-        "tied": d * (d + 1) // 2,
-        "diagonal": k * d,
-        "spherical": k,
-    }[covariance]
-    return k - 1 + k * d + shape
-
-
-def bic(nll: float, n: int, parameters: int) -> float:
-    """Bayesian information criterion 2·N·nll + p·ln N (Schwarz 1978); lower is better.
-
-    nll is the mean negative log-likelihood of the n training rows, in nats.
-    """
-    return 2 * n * nll + parameters * math.log(n)
-
-
-def aic(nll: float, n: int, parameters: int) -> float:
-    """Akaike information criterion 2·N·nll + 2·p (Akaike 1974); lower is better."""
-    return 2 * n * nll + 2 * parameters
-
-
-def plus_plus(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
-    """k rows of x that lie far apart, (k, D): greedy k-means++ (Arthur & Vassilvitskii 2007).
-
-    Each next centre is drawn with probability ∝ D², the squared distance to the nearest
-    centre so far; of a few draws the one that lowers Σ D² most is taken.
-    """
-    tries = 2 + int(math.log(k))
-    first = torch.randint(len(x), (1,), generator=rng, device=x.device)
-    centres = [x[first]]
-    nearest = (x - centres[0]).square().sum(1)
-    for _ in range(k - 1):
-        # + tiny: rows may all be copies of the centres
-        trial = torch.multinomial(nearest + 1e-12, tries, replacement=True, generator=rng)
-        square = (x[trial][:, None] - x).square().sum(2)
-        after = torch.minimum(nearest, square)
-        best = after.sum(1).argmin()
-        centres.append(x[trial[best]][None])
-        nearest = after[best]
-    return torch.cat(centres)
-
-
-def first_guess(x: Tensor, k: int, init: str, floor: float, rng: torch.Generator) -> Gaussians:
-    """Equal weights, means by `init`, and round Gaussians that together fill the data's volume.
-
-    Standardised rows have unit variance, and K balls of variance K^(−2/D) have the volume
-    of one of variance 1: wide enough that one sees them shrink onto what they find.
-    """
-    n, d = x.shape
-    if init == "k-means++":
-        mean = plus_plus(x, k, rng)
-    else:
-        order = torch.randperm(n, generator=rng, device=x.device)
-        mean = x[order[torch.arange(k, device=x.device) % n]]
-        if init == "one spot":
-            # not quite one spot: components that are truly equal stay equal for ever
-            noise = torch.randn(k, d, generator=rng, device=x.device, dtype=x.dtype)
-            mean = mean[:1] + 0.02 * noise
-    eye = torch.eye(d, dtype=x.dtype, device=x.device)
-    cov = (k ** (-2 / d) + floor) * eye.expand(k, d, d)
-    log_weight = torch.full((k,), -math.log(k), dtype=x.dtype, device=x.device)
-    return Gaussians(log_weight, mean.clone(), cov.clone())
-
-
-class Unconstrained(nn.Module):
-    """Gaussians from parameters that may take any value, for gradient descent.
-
-    π = softmax(logits); Σ_k = A_k A_kᵀ + floor·I with A_k lower triangular, exp on its diagonal
-    (K of them, or one when tied); restricted covariances keep only standard deviations.
-    """
-
-    def __init__(self, g: Gaussians, covariance: Covariance, floor: float) -> None:
-        super().__init__()
-        k, d = g.mean.shape
-        self.covariance = covariance
-        self.logits = nn.Parameter(g.log_weight.clone())
-        self.mean = nn.Parameter(g.mean.clone())
-        shape = {"full": (k, d, d), "tied": (1, d, d), "diagonal": (k, d), "spherical": (k, 1)}
-        # first guesses are round, and contain the floor
-        log_sigma = 0.5 * (g.cov.diagonal(dim1=1, dim2=2) - floor).log()
-        if covariance in ("full", "tied"):
-            self.scale = nn.Parameter(torch.diag_embed(log_sigma)[: shape[covariance][0]].clone())
-        else:
-            self.scale = nn.Parameter(log_sigma[:, : shape[covariance][1]].clone())
-
-    def forward(self, floor: float) -> Gaussians:
-        k, d = self.mean.shape
-        if self.covariance in ("full", "tied"):
-            diagonal = self.scale.diagonal(dim1=1, dim2=2).exp()
-            root = self.scale.tril(-1) + torch.diag_embed(diagonal)
-            cov = root @ root.mT
-        else:
-            cov = torch.diag_embed((2 * self.scale).exp().expand(k, d))
-        eye = torch.eye(d, dtype=cov.dtype, device=cov.device)
-        cov = (cov + floor * eye).expand(k, d, d)
-        return Gaussians(self.logits.log_softmax(0), self.mean, cov)
-
-
-class Selection:
-    """BIC and AIC over K: a mixture fitted for each K by EM of its own, a little at a time.
-
-    It has its own generators, one for each K, and never touches the model in training.
-    `fits[k]` is (Gaussians, mean nll in nats and data units, iterations, settled).
-    """
-
-    MOST_ITERATIONS = 150
-
-    def __init__(
-        self, x: Tensor, log_std: float, covariance: Covariance, floor: float, seed: int
-    ) -> None:
-        self.x, self.log_std, self.seed = x, log_std, seed
-        self.covariance, self.floor = covariance, floor
-        self.fits: dict[int, tuple[Gaussians, float, int, bool]] = {}
-        self._turn = 0
-
-    def advance(self, most: int, work: float = 1.5e6) -> None:
-        """EM iterations in turn over K = 1 … most, until about `work` numbers were handled.
-
-        Work is counted, not timed, so that the same calls give the same fits anywhere.
-        """
-        n, d = self.x.shape
-        for _ in range(most):
-            k = self._turn % most + 1
-            self._turn += 1
-            if k in self.fits and self.fits[k][3]:
-                continue
-            self._iterate(k)
-            work -= k * n * d * max(1.0, d / 4) + 20_000
-            if work <= 0:
-                break
-
-    def _iterate(self, k: int) -> None:
-        if k not in self.fits:
-            rng = torch.Generator(self.x.device).manual_seed(5_000_011 * (self.seed + 1) + k)
-            guess = first_guess(self.x, k, "k-means++", self.floor, rng)
-            self.fits[k] = (guess, math.inf, 0, False)
-        g, before, done, _ = self.fits[k]
-        new, log_q = em_update(g, self.x, self.covariance, self.floor)
-        nll = self.log_std - float(log_q)
-        settled = before - nll < 1e-5 or done >= self.MOST_ITERATIONS
-        # the number belongs to the old Gaussians, so those are what a settled fit keeps
-        self.fits[k] = (g if settled else new, nll, done + 1, settled)
-
-    def scores(self, most: int) -> dict[int, tuple[float, float]]:
-        """K → (BIC, AIC), for those that have begun, in order of K."""
-        n, d = self.x.shape
-        out = {}
-        for k in sorted(k for k in self.fits if k <= most):
-            p = free_parameters(k, d, self.covariance)
-            out[k] = (bic(self.fits[k][1], n, p), aic(self.fits[k][1], n, p))
-        return out
-
-    def settled(self, most: int) -> int:
-        """How many of K = 1 … most are done."""
-        return sum(self.fits[k][3] for k in self.fits if k <= most)
-
-
-# ---------------------------------------------------------------- the engine
-
-
-def revive(g: Gaussians, z: Tensor, covariance: str) -> Gaussians:
-    """Begin again with components that have next to no data left: only when data changed.
-
-    EM never gives such a component a point again. One by one they are put on the row of z
-    (N, D) that the others explain worst, with the share and size of one of K.
-    """
-    k, dim = g.mean.shape
-    starved = g.log_weight.exp() < 0.05 / k
-    if not starved.any():
-        return g
-    weight, mean, cov = g.log_weight.exp(), g.mean.clone(), g.cov.clone()
-    log_q = torch.logsumexp(log_joint(g, z), 0)
-    size = z.double().var(0).mean().clamp_min(1e-6) / k ** (2 / dim)
-    for i in starved.nonzero().flatten().tolist():
-        mean[i] = z[log_q.argmin()]
-        if covariance != "tied":  # which has one covariance for all
-            cov[i] = torch.eye(dim, dtype=cov.dtype, device=cov.device) * size
-        weight[i] = 1 / k
-        one = Gaussians(weight[i : i + 1].log(), mean[i : i + 1], cov[i : i + 1])
-        log_q = torch.logaddexp(log_q, log_joint(one, z)[0])
-    return Gaussians((weight / weight.sum()).log(), mean, cov)
+MOST_RUNGS = 20  # that train side by side when BIC chooses
+GUESSED_FROM = 10_000  # rows
 
 
 class Mixture(Engine):
@@ -315,6 +64,7 @@ class Mixture(Engine):
         "round clouds": {"covariance": "spherical"},
         "one shape for all": {"covariance": "tied"},
         "a higher floor": {"floor": 0.01},
+        "K chosen by BIC": {"choose": "by BIC"},
     }
     density = "exact"
     density_kind = "tractable"
@@ -327,7 +77,15 @@ class Mixture(Engine):
     fit: Literal["EM", "gradient"] = knob(
         "EM", help="One EM iteration a step, or one Adam step on −log q of a batch."
     )
-    n_components: int = knob(8, 1, 40, label="Components (K)", help="How many Gaussians.")
+    n_components: int = knob(
+        8, 1, 128, label="Components (K)",
+        help="How many Gaussians; when BIC chooses, the most of them, up to 20.",
+    )  # fmt: skip
+    choose: Literal["by hand", "by BIC"] = knob(
+        "by hand", when={"fit": "EM"}, label="K is chosen",
+        help="By hand, or by BIC: mixtures of 1, 2, 3 … train side by side, and the one with the "
+        "lowest BIC is the model.",
+    )  # fmt: skip
     covariance: Literal["full", "diagonal", "spherical", "tied"] = knob(
         "full", help="Shapes allowed: any, axis-aligned, round, or one shape shared by all."
     )
@@ -337,7 +95,7 @@ class Mixture(Engine):
         help="Where the means begin: spread out, at random points, or all nearly in one spot.",
     )
     n_points: int = knob(
-        10_000, 100, 50_000, log=True, label="Training points", help="How many points are fitted."
+        50_000, 100, 100_000, log=True, label="Training points", help="How many points are fitted."
     )
     floor: float = knob(
         1e-6, 1e-8, 1.0, log=True, live=True, label="Covariance floor",
@@ -359,8 +117,9 @@ class Mixture(Engine):
         help="Let points fade that several components share.",
     )  # fmt: skip
     bic_max: int = knob(
-        12, 2, 20, view=True, label="BIC up to K", help="Mixtures of 1 to this many are compared."
-    )
+        12, 2, 20, view=True, label="BIC up to K", when={"choose": "by hand"},
+        help="Mixtures of 1 to this many are compared.",
+    )  # fmt: skip
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -373,12 +132,22 @@ class Mixture(Engine):
     def start(self, pool: Pool) -> None:
         super().start(pool)
         self._choose(self.rng)
-        guess = first_guess(self._z, self.n_components, self.init, self.floor, self.rng)
+        some = self._z[:GUESSED_FROM]
+        guess = first_guess(some, self.n_components, self.init, self.floor, self.rng)
+        if self.by_bic:
+            most = min(self.n_components, MOST_RUNGS)
+            self.ladder = Ladder(some, most, self.floor, self.rng)
+            guess = Gaussians(*(part.clone() for part in self.ladder.rung(most)))
         if self.fit == "EM":
             self.log_weight, self.mean, self.cov = guess
         else:
             self.free = Unconstrained(guess, self.covariance, self.floor)
             self.optimiser = adam(self.free.parameters(), self.lr)
+
+    @property
+    def by_bic(self) -> bool:
+        """Whether the number of components is BIC's to choose."""
+        return self.fit == "EM" and self.choose == "by BIC"
 
     def _choose(self, rng: torch.Generator) -> None:
         """The rows that are fitted, standardised, and the standardisation's log-Jacobian."""
@@ -390,7 +159,9 @@ class Mixture(Engine):
 
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
-        if self.fit == "EM":
+        if self.by_bic:
+            self.ladder.revive(self._z, self.covariance)
+        elif self.fit == "EM":
             revived = revive(self.gaussians(), self._z, self.covariance)
             self.log_weight, self.mean, self.cov = revived
 
@@ -400,6 +171,12 @@ class Mixture(Engine):
         self._plane_of_view = None
 
     def step(self) -> dict[str, Tensor]:
+        if self.by_bic:
+            with torch.no_grad():
+                self.ladder.iterate(self._z, self.covariance, self.floor)
+                new, nll = self.ladder.chosen(len(self._z), self.covariance)
+            self.log_weight, self.mean, self.cov = new
+            return {"loss": self._log_std + nll}
         if self.fit == "EM":
             with torch.no_grad():
                 new, log_q = em_update(self.gaussians(), self._z, self.covariance, self.floor)
@@ -420,6 +197,9 @@ class Mixture(Engine):
 
     def gaussians(self) -> Gaussians:
         """The K Gaussians as they are now, in standardised units."""
+        if self.by_bic:  # those that are there: K is no longer n_components
+            here = self.log_weight > -math.inf
+            return Gaussians(self.log_weight[here], self.mean[here], self.cov[here])
         if self.fit == "EM":
             return Gaussians(self.log_weight, self.mean, self.cov)
         return Gaussians(*(part.detach() for part in self.free(self.floor)))
@@ -430,10 +210,7 @@ class Mixture(Engine):
         return g.log_weight.exp(), g.mean * std + self._mean, g.cov * std[:, None] * std
 
     def log_prob(self, x: Tensor) -> Tensor:
-        g, z = self.gaussians(), self._whiten(x)
-        rows = max(1, 2**22 // g.mean.numel())  # keeps (K, D, N) within 32 MB
-        log_q = [torch.logsumexp(log_joint(g, part), 0) for part in z.split(rows)]
-        return (torch.cat(log_q) - self._log_std).float()
+        return (log_density(self.gaussians(), self._whiten(x)) - self._log_std).float()
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """p(component k | x_n) at x (N, D) in data units, (N, K)."""
@@ -463,19 +240,34 @@ class Mixture(Engine):
         key = (self.step_count, self.floor)
         if getattr(self, "_metric_key", None) != key:
             g, n = self.gaussians(), len(self._z)
-            log_q = torch.logsumexp(log_joint(g, self._z), 0).mean()
+            k, d = g.mean.shape
+            held = self._log_std - log_density(g, self._whiten(self.pool.val.float()))
+            log_q = log_density(g, self._z).mean()
             entropy = torch.special.entr(g.log_weight.exp()).sum()
-            nll, effective = torch.stack([self._log_std - log_q, entropy.exp()]).tolist()
-            p = free_parameters(self.n_components, self.dim, self.covariance)
-            self._metric_key, self._metrics = key, (bic(nll, n, p), effective)
-        score, effective = self._metrics
+            smallest = torch.linalg.eigvalsh(g.cov).min().clamp_min(0).sqrt()
+            numbers = [self._log_std - log_q, entropy.exp(), smallest, held.mean(), held.std()]
+            nll, effective, smallest, unseen, spread = torch.stack(numbers).tolist()
+            p = free_parameters(k, d, self.covariance)
+            self._metric_key = key
+            self._metrics = (k, bic(nll, n, p), effective, smallest, unseen - nll,
+                             spread / math.sqrt(len(held)))  # fmt: skip
+        k, score, effective, smallest, unseen, se = self._metrics
+        chosen = Metric("components", k, "", "exact", of=self.n_components, label="K, by BIC",
+                        help="The number of components that has the lowest BIC now.")  # fmt: skip
         return [
+            *([chosen] if self.by_bic else []),
             Metric("bic", score, "nats", "exact", label="BIC",
                    help="2·N·(mean −log q) + (free parameters)·ln N on the training points; "
                         "lower is better."),
-            Metric("effective_components", effective, "", "exact", of=self.n_components,
+            Metric("effective_components", effective, "", "exact", of=k,
                    label="Effective components",
                    help="exp of the entropy of the weights: K when all weigh the same."),
+            Metric("smallest_sigma", smallest, "σ", "exact", label="Smallest cloud",
+                   help="The smallest standard deviation of any component in any direction, in "
+                        "units of the data's: towards 0, a cloud is collapsing onto a point."),
+            Metric("unseen", unseen, "nats", "estimate", se, label="Unseen − training NLL",
+                   help="How much better the model describes its training points than validation "
+                        "points, which it has not seen: large, it has learned them by heart."),
         ]  # fmt: skip
 
     def panels(self) -> list[Panel]:
@@ -492,8 +284,9 @@ class Mixture(Engine):
                   "largest first" + (", true shares marked" if self._true_shares() is not None else ""),
                   hz=8, help="The share π of each component."),
             Panel("bic", "How many components?", self._draw_bic, chosen, hz=6,
-                  help="BIC and AIC of mixtures fitted by themselves with 1, 2, 3 … components on "
-                       "up to 2,000 of the training points: the lowest is the criterion's choice."),
+                  help="BIC and AIC of mixtures with 1, 2, 3 … components, fitted by themselves on up "
+                       "to 2,000 of the training points (on all of them when BIC chooses the K of "
+                       "the model): the lowest is the criterion's choice."),
         ]  # fmt: skip
         if images:
             panels.insert(
@@ -531,7 +324,7 @@ class Mixture(Engine):
         if not self.colour_by_component:
             return [Points(place, "data", label="training points"), ellipses]
         sure, group = e_step(self.gaussians(), z)[1].max(0)
-        even = 1 / self.n_components  # the least that the largest of K shares can be
+        even = 1 / len(weight)  # the least that the largest of K shares can be
         alpha = None
         if self.fade_unsure:
             alpha = numpy(0.15 + 0.85 * (sure - even) / max(1 - even, 1e-9)).clip(0.15, 1.0)
@@ -546,7 +339,7 @@ class Mixture(Engine):
     def _true_shares(self) -> np.ndarray | None:
         """The true modes' weights, largest first, where they can be set against ours."""
         modes = getattr(self.pool.dataset, "modes", None)
-        if modes is None or len(modes.weights) != self.n_components:
+        if modes is None or len(modes.weights) != len(self.gaussians().mean):
             return None
         return numpy(modes.weights.sort(descending=True).values)
 
@@ -578,6 +371,8 @@ class Mixture(Engine):
         return (self.step_count, self.bic_max, self.covariance, self.floor)
 
     def _chosen(self) -> str:
+        if self.by_bic:
+            return f"K = {len(self.gaussians().mean)} is taken now"
         if getattr(self, "_chosen_at", None) != self._moment():
             self._chosen_at = self._moment()
             ladder = self._selection()
@@ -588,14 +383,21 @@ class Mixture(Engine):
                 self._chosen_text = f"BIC is lowest at K = {best}"
         return self._chosen_text
 
-    def _draw_bic(self) -> list[Mark]:
+    def _criteria(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of components, and the (BIC, AIC) of each: (R,) and (R, 2)."""
+        if self.by_bic:
+            scores = self.ladder.criteria(len(self._z), self.covariance, self._log_std)
+            table = numpy(torch.stack(scores, 1))
+            return np.arange(1, len(table) + 1), table
         ladder = self._selection()
         if getattr(self, "_advanced_at", None) != self._moment():
             self._advanced_at = self._moment()
             ladder.advance(self.bic_max)
         scores = ladder.scores(self.bic_max)
-        k = np.array(list(scores))
-        table = np.array(list(scores.values()))
+        return np.array(list(scores)), np.array(list(scores.values()))
+
+    def _draw_bic(self) -> list[Mark]:
+        k, table = self._criteria()
         best = int(k[table[:, 0].argmin()])
         low, high = float(table[:, 0].min()), float(table[:, 0].max())
         lines = [
