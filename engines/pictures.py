@@ -218,7 +218,7 @@ def _line(lane: Lane) -> list[Panel]:
     """Densities as graphs; of a model without one, a histogram of its samples."""
     engine = lane.engine
     dataset = engine.pool.dataset
-    x0, x1, y0, y1 = dataset.extent
+    x0, x1 = dataset.extent[:2]
     x = np.linspace(x0, x1, LINE + 1)
     rows = torch.from_numpy(x[:, None]).float().to(engine.device)
     log_p = numpy(dataset.log_prob(rows)).astype(np.float64)

@@ -150,7 +150,7 @@ class Divergence(Engine):
         return maths.masses(log_q, self._log_cell)
 
     def step(self) -> dict[str, Tensor]:
-        set_lr(self.optimiser, self.lr / math.sqrt(1 + self.age / 100))
+        set_lr(self.optimiser, self.fit.pace * self.lr / math.sqrt(1 + self.age / 100))
         value = maths.divergence(self.minimise, self._log_p, self.masses(), self.alpha)
         self.optimiser.zero_grad()
         value.sum().backward()  # starts share no weight, so each descends by itself

@@ -44,6 +44,8 @@ class Gaussians(nn.Module):
         self.logits = nn.Parameter(new(starts, k)) if k > 1 else None
         self.k, self.d = k, d
 
+    pace = 1.0
+
     @property
     def starts(self) -> int:
         return len(self.mean)
@@ -124,20 +126,22 @@ class Gaussians(nn.Module):
 
 
 class Flow(nn.Module):
-    """A triangular flow: z₁ = F(x₁), z₂ = F(x₂ | x₁), with z standard normal.
+    """A triangular flow: u₁ = F(x₁), u₂ = F(x₂ | x₁), with u uniform on the unit square.
 
-        F(x) = a x + b + Σ_j w_j sigmoid((x − c_j)/s_j), all of a, w_j, s_j > 0
+        F(x) = Σ_j π_j sigmoid((x − c_j)/s_j), π_j > 0 that sum to 1, s_j > 0
 
-    F grows, so log q(x) = log N(z) + Σ log F′. The second map's numbers are a small network
-    of x₁. In one dimension it is the first map alone; in two it can come as near to any
-    density as it has bumps (Huang et al. 2018, "Neural autoregressive flows"). Nothing needs
-    to be inverted but for samples, which is done by bisection.
+    F grows from 0 to 1, so log q(x) = Σ log F′(x_i), a logistic mixture; the numbers of the
+    second map are a small network of x₁ (Ho et al. 2019, "Flow++", has such maps in its
+    couplings). In one dimension it is the first map alone. Nothing needs to be inverted but
+    for samples, which is done by bisection.
 
     Args: as for `Gaussians`, and rng, which the network's weights come from.
     """
 
-    BUMPS, HIDDEN, MOST = 12, 48, 8.0
+    BUMPS, HIDDEN = 10, 48
+    FAR = 40.0  # s_j beyond which a sigmoid is 0 or 1 in float64
     k = starts = 1
+    pace = 0.4  # of the step size: what suits a mean is too much for a network
 
     def __init__(
         self, d: int, rng: torch.Generator,
@@ -146,73 +150,66 @@ class Flow(nn.Module):
         super().__init__()
         self.d = d
         self.mean = nn.Parameter(draw(1, d)[0].double() * spread)
-        j = torch.linspace(-2.5, 2.5, self.BUMPS, dtype=torch.float64, device=rng.device)
-        one = torch.ones_like(j)
-        slope = math.log(math.expm1(1 / width))
-        first = torch.cat([one[:1] * slope, 0 * one[:1], j, 0 * one, -4 * one])
+        c = torch.linspace(-1.5, 1.5, self.BUMPS, dtype=torch.float64, device=rng.device) * width
+        # a logistic's standard deviation is π/√3 of its s: together they are about `width`
+        first = torch.cat([0 * c, c, 0 * c + math.log(0.25 * width)])
         self.base = nn.Parameter(first.repeat(d, 1))
         self.net = None
         if d == 2:
             sizes = [1, self.HIDDEN, self.HIDDEN, len(first)]
-            self.net = mlp(sizes, rng, nn.Tanh, last_gain=0.1).double()
+            self.net = mlp(sizes, rng, nn.Tanh, last_gain=0.1, gain=3.0).double()
 
-    def _numbers(self, theta: Tensor, floor: Tensor) -> tuple[Tensor, ...]:
-        j = self.BUMPS
-        a = functional.softplus(theta[..., 0]) + 0.02
-        b, c = theta[..., 1], theta[..., 2 : 2 + j]
-        s = floor + 0.5 * functional.softplus(theta[..., 2 + j : 2 + 2 * j])
-        w = self.MOST * torch.sigmoid(theta[..., 2 + 2 * j :])
-        return a, b, c, s, w
+    def _bumps(self, x: Tensor, theta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log π, (x − c)/s and log s for each bump: x (…), numbers θ (…, 3J) → (…, J)."""
+        logits, c, log_s = theta.unflatten(-1, (3, -1)).unbind(-2)
+        s = 0.5 * floor + log_s.exp()
+        return logits.log_softmax(-1), (x[..., None] - c) / s, s.log()
 
-    def _map(self, x: Tensor, theta: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-        """F and log F′ at x (…), with numbers θ (…, P) that broadcast against it."""
-        a, b, c, s, w = self._numbers(theta, floor)
-        step = torch.sigmoid((x[..., None] - c) / s)
-        value = a * x + b + (w * step).sum(-1)
-        return value, (a + (w / s * step * (1 - step)).sum(-1)).log()
+    def _log_slope(self, x: Tensor, theta: Tensor, floor: Tensor) -> Tensor:
+        """log F′(x): log σ′(y) = −y − 2 log(1 + e^{−y})."""
+        log_pi, y, log_s = self._bumps(x, theta, floor)
+        return torch.logsumexp(log_pi - log_s - y - 2 * functional.softplus(-y), -1)
 
     def _second(self, x1: Tensor) -> Tensor:
-        """Numbers of the second map, (…,) → (…, P)."""
+        """Numbers of the second map, (…,) → (…, 3J)."""
         return self.base[1] + self.net(x1[..., None])
 
     def on_grid(self, axes: list[Tensor], z: Tensor, floor: Tensor) -> Tensor:
         """As `log_prob` of the grid of these axes, with the network asked once a column."""
-        return self._joint(*(x - m for x, m in zip(axes, self.mean, strict=True)), floor=floor)
+        x = [axis - m for axis, m in zip(axes, self.mean, strict=True)]
+        out = self._log_slope(x[0], self.base[0], floor[0])
+        if self.d == 2:
+            out = out + self._log_slope(x[1][:, None], self._second(x[0]), floor[1])
+        return out.reshape(1, -1)
 
     def log_prob(self, z: Tensor, floor: Tensor) -> Tensor:
         """(N, D) → (1, N)."""
         x = (z - self.mean).unbind(1)
-        return self._joint(*x, floor=floor, rows=True)
+        out = self._log_slope(x[0], self.base[0], floor[0])
+        if self.d == 2:
+            out = out + self._log_slope(x[1], self._second(x[0]), floor[1])
+        return out[None]
 
-    def _joint(
-        self, x1: Tensor, x2: Tensor | None = None, *, floor: Tensor, rows: bool = False
-    ) -> Tensor:
-        # the first map begins at 0 where its own bumps have lifted it
-        z1, slope = self._map(x1, self.base[0], floor[0])
-        out = -0.5 * (z1**2 + LOG_2PI) + slope
-        if x2 is None:
-            return out[None]
-        z2, slope = self._map(x2 if rows else x2[:, None], self._second(x1), floor[1])
-        return (out - 0.5 * (z2**2 + LOG_2PI) + slope).reshape(1, -1)
-
-    def _inverse(self, z: Tensor, theta: Tensor, floor: Tensor) -> Tensor:
-        """F⁻¹ (n,), by bisection: a x ≤ F(x) − b ≤ a x + Σ w holds the root."""
-        a, b, _, _, w = self._numbers(theta, floor)
-        high = (z - b) / a
-        low = high - w.sum(-1) / a
+    def _inverse(self, u: Tensor, theta: Tensor, floor: Tensor) -> Tensor:
+        """F⁻¹(u) (n,), by bisection between places where F is 0 and 1."""
+        _, c, log_s = theta.unflatten(-1, (3, -1)).unbind(-2)
+        reach = self.FAR * (0.5 * floor + log_s.exp())
+        low, high = ((c + sign * reach) for sign in (-1, 1))
+        low, high = low.amin(-1).expand_as(u), high.amax(-1).expand_as(u)
         for _ in range(50):
             middle = (low + high) / 2
-            below = self._map(middle, theta, floor)[0] < z
+            log_pi, y, _ = self._bumps(middle, theta, floor)
+            below = (log_pi.exp() * torch.sigmoid(y)).sum(-1) < u
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
     def sample(self, noise: Tensor, u: Tensor, floor: Tensor) -> Tensor:
-        """Normals (n, D) → (n, D); u is not needed."""
-        x1 = self._inverse(noise[:, 0], self.base[0], floor[0])
-        if self.d == 1:
-            return (x1 + self.mean)[:, None]
-        x2 = self._inverse(noise[:, 1], self._second(x1), floor[1])
-        return torch.stack([x1, x2], 1) + self.mean
+        """Normals (n, D) → (n, D), through their own distribution function; u is not needed."""
+        u = torch.special.ndtr(noise)
+        x = [self._inverse(u[:, 0], self.base[0], floor[0])]
+        if self.d == 2:
+            x.append(self._inverse(u[:, 1], self._second(x[0]), floor[1]))
+        return torch.stack(x, 1) + self.mean
 
     def put(self, k: int, mean: Tensor) -> None:
         """Move the whole flow."""
