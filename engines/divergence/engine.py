@@ -170,6 +170,7 @@ class Divergence(Engine):
         z = self.fit.sample(noise, u, self._floor)
         return (z * self._std + self._mean).float()
 
+    @torch.no_grad()
     def gaussians(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of Gaussian q's: weights (S, K), means (S, K, D), covariances, in data units."""
         std = self._std.double()
