@@ -81,9 +81,9 @@ def panels(engine: Divergence) -> list[Panel]:
     adds = f"adds up to {total:.3f} nats"
     about = WHY[target.why] + hat
     field = box if plane else (x0, x1, *_heights(engine, kind))
-    fitted = f"What q is fitted to: {target.name}"
+    fitted = f"{target.name} and q"
     first = (
-        Panel("truth", fitted, lambda: _fitted(engine), about.lstrip(", ") or "q can be dragged",
+        Panel("truth", fitted, lambda: _fitted(engine), about.lstrip(", ") or "drag q",
               box, "large", estimate=guess,
               help="p, or p smoothed where it has to be, with q over it. Drag q by its middle or "
                    "by the ends of its axes: every number follows, also while paused.")
@@ -96,16 +96,16 @@ def panels(engine: Divergence) -> list[Panel]:
     )  # fmt: skip
     out = [
         first,
-        Panel("integrand", f"Where {symbol} comes from", lambda: _integrand(engine, kind),
+        Panel("integrand", f"Integrand of {symbol}", lambda: _integrand(engine, kind),
               adds + alpha, field, "large", equal=plane,
-              help="The integrand. Red, or above 0, adds to the divergence, and blue, or below 0, "
+              help="Where the divergence comes from. Red, or above 0, adds to the divergence, and blue, or below 0, "
                    "takes from it; what is drawn adds up to the number above, but for the mass "
                    "beyond the grid."),
     ]  # fmt: skip
     if engine.fit.starts > 1:
         out += [
             Panel("starts", "Where each start ended", lambda: _starts(engine),
-                  "start 1 is q in the other pictures", box, "large", hz=10, equal=plane,
+                  "the first is q elsewhere", box, "large", hz=10, equal=plane,
                   help="All q's that are fitted from different starts, coloured by the optimum "
                        "that they have come to; colours begin with the best."),
             Panel("ranking", "Divergence of each start", lambda: _ranking(engine),
@@ -117,10 +117,10 @@ def panels(engine: Divergence) -> list[Panel]:
         Panel("decomposition", "H(p, q) = H(p) + KL(p‖q)", lambda: _decomposition(engine),
               "cross-entropy is entropy and what q costs", hz=8,
               help="Nats to describe p by q; nats that p needs by itself; and the difference."),
-        Panel("divergences", "All divergences of this q", lambda: _divergences(engine),
-              "of whichever is minimised", hz=8,
+        Panel("divergences", "All divergences", lambda: _divergences(engine),
+              "of this q", hz=8,
               help="JS is at most log 2 = 0.693. D_α stands at the α of the slider."),
-        Panel("alpha", "From one KL to the other", lambda: _alphas(engine), "for this q", hz=3,
+        Panel("alpha", "D_α for every α", lambda: _alphas(engine), "from one KL to the other", hz=3,
               help="D_α(p‖q) for every α: KL(q‖p) at 0, KL(p‖q) at 1."),
     ]  # fmt: skip
 
