@@ -1080,7 +1080,9 @@
       this.marks = content.marks;
       this.marks.forEach((mark, index) => (mark.index = index));
       const kind = kindOf(this.marks);
-      if (kind !== this.kind) this.rebuild(kind);
+      // the graph over the canvas keeps the axes that it was made with
+      const turned = this.what && (what.equal !== false) !== this.equal;
+      if (kind !== this.kind || turned) this.rebuild(kind);
       if (what !== this.what) this.describe(what);
       this.placeHandles();
       this.dirty = true;
