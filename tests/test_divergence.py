@@ -227,6 +227,20 @@ def test_what_is_convolved_on_the_grid_is_what_is_known_exactly(name, monkeypatc
     assert float((twin - exact)[near].abs().max()) > 0.2, "another σ is another density"
 
 
+def test_q_that_starts_where_p_is_nothing_comes_to_p_and_does_not_leave_the_grid():
+    """Beyond the grid p is what it is at its rim, not the least number that has a logarithm."""
+    knobs = {"minimise": "reverse KL", "spread": 1.2, "width": 0.3}
+    run = start("checkerboard", 2, **knobs)
+    engine = run.engine
+    assert float(engine._log_p[-1]) < -100
+    run.train(steps=120)
+    assert float(engine.seen()[0, -1].exp()) < 1e-3
+    assert engine.numbers()["KL(q‖p)"] < 5
+    twin = start("checkerboard", 2, **knobs)
+    twin.engine._log_p[-1] = math.log(maths.OUTSIDE)
+    assert twin.train(steps=120).engine.numbers()["KL(q‖p)"] > 5
+
+
 # ---------------------------------------------------------------- what it learns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -44,8 +45,18 @@ class Target:
 
     @property
     def masses(self) -> Tensor:
-        """Log masses (N + 1,), see `maths.masses`."""
-        return masses(self.log_p, self.log_cell)
+        """Log masses (N + 1,), see `maths.masses`.
+
+        Where next to nothing of p lies beyond the grid, the outermost cells' mass stands for
+        it. A rest of 1e-12 would make it cheaper for q to leave the grid than to lie in p's
+        tails, where p is smaller by far.
+        """
+        out = masses(self.log_p, self.log_cell)
+        field = out[:-1].reshape([len(axis) for axis in reversed(self.axes)])
+        rim = [field.select(d, end).reshape(-1) for d in range(field.dim()) for end in (0, -1)]
+        if float(out[-1]) < math.log(1e-6):
+            out[-1] = torch.minimum(out[-1], torch.logsumexp(torch.cat(rim), 0))
+        return out
 
     @property
     def name(self) -> str:

@@ -353,12 +353,12 @@ def test_heights_over_a_line_fill_the_panel_and_its_shade_reaches_down_to_0(stag
     ranges = """() => { const { xaxis, yaxis } =
         document.querySelector('.gp-axes')._fullLayout; return [xaxis.range, yaxis.range]; }"""
     step = np.array([[[-3.0, 0.0], [-3.0, 2.0], [3.0, 2.0], [3.0, 0.0]]])
-    marks = Points(np.array([[2.0, 3.0]]), "data", size=5.0), Paths(step, "model", fill=True)
+    marks = dot(2, 3), Paths(step, "model", fill=True)
     stage.show(*marks, equal=False)
     (x0, x1), (y0, y1) = stage.page.evaluate(ranges)
     for low, high in ((x0, x1), (y0, y1)):
         assert -4.5 < low < -4 and 4 < high < 4.5
-    assert stage.spot("data") == pytest.approx((2.0, 3.0), abs=0.1)
+    assert stage.spot("lost") == pytest.approx((2.0, 3.0), abs=0.1)
 
     def pixel(x: float, y: float) -> list[int]:
         return stage.page.evaluate(
