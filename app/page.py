@@ -206,9 +206,13 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
 
         def on_act(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             given = _payload(event)
-            return handler(Session.act)(
-                arrive(request, text), given.get("name"), given.get("args") or {}
-            )
+            begin, end = (given.get(key) is not False for key in ("begin", "end"))
+            found = handler(Session.act)(
+                arrive(request, text), given.get("name"), given.get("args") or {},
+                given.get("turn"), begin, end,
+            )  # fmt: skip
+            # a drag under way changes nothing but the view
+            return found if end else [found[0], *[gr.skip()] * (len(everything) - 1)]
 
         def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))

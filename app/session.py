@@ -261,17 +261,33 @@ class Session:
         offered = ENGINES[self.experiment.engine].compare
         return [k for k, v in offered.items() if dict(v) in list(self.experiment.beside)]
 
-    def act(self, name: str, arguments: dict[str, Any]) -> str | None:
-        """One of the engine's actions: a button, or a drag on the picture."""
+    def act(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        turn: float | None = None,
+        begin: bool = True,
+        end: bool = True,
+    ) -> str | None:
+        """One of the engine's actions: a button, or a drag on the picture.
+
+        A drag is many messages: one with a lower `turn` than one heard is dropped, `begin`
+        and `end` say which are its first and its last. One that drags data feeds the run.
+        """
         kind = ENGINES[self.experiment.engine]
         if not isinstance(name, str) or name not in kind.actions:
             raise BadInput(f"There is no action {shown(name)} here.")
         if not isinstance(arguments, dict):
             raise BadInput("An action's arguments are numbers by name.")
         # a handle tells its number, too; an action gets what it takes
-        takes = kind.actions[name].takes
-        self.worker.post(act=(name, {k: v for k, v in arguments.items() if k in takes}))
-        return self.worker.redraw()
+        entry = kind.actions[name]
+        if self.stale(f"action {name}", turn):
+            return None
+        arguments = {k: v for k, v in arguments.items() if k in entry.takes}
+        if entry.data:
+            return self.feed(self.experiment.acted(name, arguments), begin, end)
+        self.worker.post(act=(name, arguments))
+        return self.worker.redraw(measure=end)
 
     def reset(self) -> str | None:
         """Back to step 0 with the same seed."""

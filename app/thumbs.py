@@ -26,6 +26,15 @@ def svg(dataset: Dataset) -> str:
         )
         return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -1 {width + 2} {height + 2}">{cells}</svg>'
     x0, x1, y0, y1 = dataset.extent
+    if dataset.kind == "line":
+        u = torch.linspace(0, 1, 120)
+        p = dataset.log_prob((x0 + (x1 - x0) * u)[:, None]).exp()
+        y = 92 - 74 * p / p.max()
+        curve = "".join(f"L{100 * a:.1f} {b:.1f}" for a, b in zip(u.tolist(), y.tolist()))
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
+            f'<path d="M0 92{curve}L100 92Z" fill="#000"/></svg>'
+        )
     points = dataset.sample(POINTS, rng)
     x = 100 * (points[:, 0] - x0) / (x1 - x0)
     y = 100 * (y1 - points[:, 1]) / (y1 - y0)

@@ -565,6 +565,7 @@
     p.c.strokeStyle = p.c.fillStyle = p.theme.role(mark.role);
     p.c.lineWidth = mark.width * p.zoom;
     p.c.lineJoin = p.c.lineCap = "round";
+    if (mark.fill) fillDown(p, mark, xy, count, length);
     if (!mark.tail) {
       p.c.globalAlpha = mark.opacity;
       p.c.beginPath();
@@ -585,6 +586,20 @@
     for (let n = 0; n < count; n++) {
       const i = (n * length + length - 1) * 2;
       if (xy[i] === xy[i]) p.c.fillRect(xy[i] - radius, xy[i + 1] - radius, 2 * radius, 2 * radius);
+    }
+  }
+
+  /** Shade what lies between each polyline and y = 0. */
+  function fillDown(p, mark, xy, count, length) {
+    const ground = p.axes.top + p.axes.ky * p.axes.y1;
+    p.c.globalAlpha = 0.28 * mark.opacity;
+    for (let n = 0; n < count; n++) {
+      const [first, last] = [n * length * 2, ((n + 1) * length - 1) * 2];
+      p.c.beginPath();
+      line(p.c, xy, first, 2, length);
+      p.c.lineTo(xy[last], ground);
+      p.c.lineTo(xy[first], ground);
+      p.c.fill();
     }
   }
 
@@ -702,7 +717,8 @@
       if (!Number.isFinite(x + y + big + small)) continue;
       const turn = -0.5 * Math.atan2(2 * b, a - d); // the screen's y points down
       const share = weights ? Math.min(1, weights[k] * count) : 1;
-      const colour = mark.grouped ? p.theme.group(groups ? groups[k] : k) : p.theme.role(mark.role);
+      const group = groups ? groups[k] : k;
+      const colour = groups || mark.grouped ? p.theme.group(group) : p.theme.role(mark.role);
       p.c.fillStyle = p.c.strokeStyle = colour;
       for (const sigma of [2, 1]) {
         p.c.beginPath();
@@ -801,6 +817,10 @@
         y: finite(get(mark.values)),
         marker: { color: theme.role(mark.role), opacity: 0.85 },
         hovertemplate: `%{y:.4~g} ${escaped(mark.y_label)}`,
+        texttemplate: mark.numbers ? "%{y:.3~g}" : undefined,
+        textposition: "auto",
+        textangle: 0,
+        cliponaxis: false,
       },
     ];
     if (mark.truth) {
@@ -924,7 +944,7 @@
   // A finger that swipes over a picture means to scroll the page.
   const dragMode = () => (window.matchMedia("(pointer: coarse)").matches ? false : "pan");
 
-  function planeLayout(theme, size, range, bare) {
+  function planeLayout(theme, size, range, bare, equal) {
     const axis = {
       showgrid: false,
       zeroline: false,
@@ -940,7 +960,11 @@
       margin: { l: 0, r: 0, t: 0, b: 0 },
       hovermode: false,
       xaxis: { ...axis, range: [range.x0, range.x1] },
-      yaxis: { ...axis, range: [range.y0, range.y1], scaleanchor: "x" },
+      yaxis: {
+        ...axis,
+        range: [range.y0, range.y1],
+        ...(equal ? { scaleanchor: "x" } : { fixedrange: true }),
+      },
     };
   }
 
@@ -1056,7 +1080,9 @@
       this.marks = content.marks;
       this.marks.forEach((mark, index) => (mark.index = index));
       const kind = kindOf(this.marks);
-      if (kind !== this.kind) this.rebuild(kind);
+      // the graph over the canvas keeps the axes that it was made with
+      const turned = this.what && (what.equal !== false) !== this.equal;
+      if (kind !== this.kind || turned) this.rebuild(kind);
       if (what !== this.what) this.describe(what);
       this.placeHandles();
       this.dirty = true;
@@ -1154,12 +1180,24 @@
       return this.around;
     }
 
+    /** Whether one unit of x is as long as one of y. */
+    get equal() {
+      return this.what.equal !== false;
+    }
+
     /** The range that shows the whole box with equal axes, or what was zoomed to. */
     view2d() {
       const box = this.box; // may reset the range
       if (!this.range) {
         const { width, height } = this.size;
         const [x0, x1, y0, y1] = box;
+        if (!this.equal) {
+          // heights over a line: the box fills the panel, and only x is zoomed
+          const { x, k } = this.shift || { x: 0, k: 1 };
+          const [cx, rx, air] = [(x0 + x1) / 2 + x, 0.505 * k * (x1 - x0), 0.01 * (y1 - y0)];
+          this.range = { x0: cx - rx, x1: cx + rx, y0: y0 - 4 * air, y1: y1 + air };
+          return this.range;
+        }
         const unit = Math.max((x1 - x0) / width, (y1 - y0) / height) * 1.01;
         const shift = this.shift || { x: 0, y: 0, k: 1 };
         const [cx, cy] = [(x0 + x1) / 2 + shift.x, (y0 + y1) / 2 + shift.y];
@@ -1186,10 +1224,11 @@
       if (this.quiet || this.kind !== "plane") return;
       const { xaxis, yaxis } = this.graph._fullLayout;
       const [x0, x1, y0, y1] = this.box;
-      const fit = Math.max((x1 - x0) / this.size.width, (y1 - y0) / this.size.height) * 1.01;
+      const wide = (x1 - x0) / this.size.width;
+      const fit = (this.equal ? Math.max(wide, (y1 - y0) / this.size.height) : wide) * 1.01;
       const shift = {
         x: (xaxis.range[0] + xaxis.range[1]) / 2 - (x0 + x1) / 2,
-        y: (yaxis.range[0] + yaxis.range[1]) / 2 - (y0 + y1) / 2,
+        y: this.equal ? (yaxis.range[0] + yaxis.range[1]) / 2 - (y0 + y1) / 2 : 0,
         k: (xaxis.range[1] - xaxis.range[0]) / this.size.width / fit,
       };
       this.view.zoom(this, shift, final);
@@ -1373,7 +1412,7 @@
     mount() {
       if (this.graph || !Plotly || this.kind !== "plane" || !this.size.width) return;
       const bare = this.marks.some((m) => m.type === "Images");
-      const layout = planeLayout(this.view.theme, this.size, this.view2d(), bare);
+      const layout = planeLayout(this.view.theme, this.size, this.view2d(), bare, this.equal);
       const nothing = { x: [null], y: [null], mode: "markers", hoverinfo: "skip" };
       this.graph = this.axesBox;
       Plotly.newPlot(this.graph, [nothing], layout, config(this));
@@ -1535,7 +1574,8 @@
       const label = make("span");
       const element = make("button", "gp-handle", label);
       element.type = "button";
-      const handle = { element, label, x: 0, y: 0, held: false, until: 0, sent: 0, timer: 0 };
+      const handle = { element, label, x: 0, y: 0, held: false, until: 0, sent: 0, timer: 0,
+        dragging: false };
       element.addEventListener("pointerdown", (event) => {
         event.preventDefault();
         element.focus({ preventScroll: true });
@@ -1554,6 +1594,7 @@
         if (!handle.held) return;
         handle.held = false;
         handle.until = performance.now() + 600;
+        this.tellDrag(handle, true);
       };
       element.addEventListener("pointerup", release);
       element.addEventListener("lostpointercapture", release);
@@ -1563,11 +1604,13 @@
         event.preventDefault();
         event.stopPropagation();
         const r = this.view2d();
-        const unit = ((r.x1 - r.x0) / 100) * (event.shiftKey ? 5 : 1);
+        const part = (event.shiftKey ? 5 : 1) / 100;
+        const ux = (r.x1 - r.x0) * part;
+        const uy = this.equal ? ux : (r.y1 - r.y0) * part;
         handle.until = performance.now() + 600;
-        this.dragTo(handle, handle.x + way[event.key][0] * unit,
-          handle.y + way[event.key][1] * unit);
+        this.dragTo(handle, handle.x + way[event.key][0] * ux, handle.y + way[event.key][1] * uy);
       });
+      element.addEventListener("keyup", () => this.tellDrag(handle, true));
       this.plot.append(element);
       this.handles.push(handle);
     }
@@ -1577,17 +1620,26 @@
       Object.assign(handle, { x, y });
       this.moveHandles(this.axes());
       if (handle.timer) return;
-      const send = () => {
-        handle.timer = 0;
-        handle.sent = performance.now();
-        this.view.send("act", {
-          name: handle.mark.action,
-          args: { x: handle.x, y: handle.y, index: handle.i },
-        });
-      };
       const due = handle.sent + DRAG_MS - performance.now();
-      if (due <= 0) send();
-      else handle.timer = setTimeout(send, due);
+      if (due <= 0) this.tellDrag(handle, false);
+      else handle.timer = setTimeout(() => this.tellDrag(handle, false), due);
+    }
+
+    /** Tell the server where a handle is; the first and the last word of a drag say so. */
+    tellDrag(handle, end) {
+      clearTimeout(handle.timer);
+      handle.timer = 0;
+      if (end && !handle.dragging) return;
+      const begin = !handle.dragging;
+      handle.dragging = !end;
+      handle.sent = performance.now();
+      this.view.send("act", {
+        name: handle.mark.action,
+        args: { x: handle.x, y: handle.y, index: handle.i },
+        turn: performance.timeOrigin + handle.sent,
+        begin,
+        end,
+      });
     }
 
     moveHandles(a) {

@@ -117,6 +117,13 @@ class Experiment:
         """The same experiment with some fields replaced."""
         return replace(self, **changes)
 
+    def acted(self, name: str, arguments: Mapping[str, float]) -> Experiment:
+        """The experiment after one of the engine's actions that change the data."""
+        kind = ENGINES[self.engine]
+        kind.actions[name].check(arguments)
+        changes = getattr(kind, name)(self.make_dataset(), **arguments)
+        return self.but(options={**self.options, **changes})
+
     def check_feed(self, other: Experiment) -> None:
         """Raise BadInput unless a run of this experiment can go on with the data of `other`.
 

@@ -150,28 +150,52 @@ def payload(default: Any, check: Callable[[Any], Any], *, help: str = "", label:
 
 @dataclass(frozen=True)
 class Action:
-    """A button, or a drag on the picture. `takes` names its arguments ('x', 'y', 'index')."""
+    """A button, or a drag on the picture. `takes` names its arguments ('x', 'y', 'index').
+
+    trains: it changes weights. data: it changes the data, see `action`.
+    """
 
     name: str
     label: str
     help: str
     takes: tuple[str, ...] = ()
     trains: bool = False
+    data: bool = False
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise BadInput unless these are the numbers that it takes."""
+        if set(arguments) != set(self.takes):
+            raise BadInput(f"{self.label} takes {', '.join(self.takes) or 'nothing'}.")
+        for key, value in arguments.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not abs(value) < 1e9:
+                raise BadInput(f"{key} must be a finite number; got {shown(value)}.")
 
     def spec(self) -> dict[str, Any]:
         return {**asdict(self), "takes": list(self.takes)}
 
 
-def action(label: str, *, help: str = "", takes: tuple[str, ...] = (), trains: bool = False):
+def action(
+    label: str,
+    *,
+    help: str = "",
+    takes: tuple[str, ...] = (),
+    trains: bool = False,
+    data: bool = False,
+):
     """Make a method an action. `trains` says that it changes weights, not only the picture.
 
     `takes` are numbers that come from the page with the event, in data units.
+
+    With `data` it changes the data, which belong to the Experiment and not to the engine: it
+    is a static method of the present dataset and of what it takes, and returns the dataset's
+    options that change. The run is then fed with them, as with a visitor's own drawing.
     """
 
     def mark(method: Callable) -> Callable:
         doc = (method.__doc__ or "").strip().split("\n")[0]
-        method.__action__ = Action(method.__name__, label, help or doc, takes, trains)
-        return method
+        method.__action__ = Action(method.__name__, label, help or doc, takes, trains, data)
+        return staticmethod(method) if data else method
 
     return mark
 
@@ -196,7 +220,11 @@ class Knobbed:
                     raise TypeError(f"{cls.__name__}.{entry.name}: when names no knob {other!r}")
         cls.actions = {
             **cls.actions,
-            **{k: v.__action__ for k, v in vars(cls).items() if hasattr(v, "__action__")},
+            **{
+                k: f.__action__
+                for k, v in vars(cls).items()
+                if hasattr(f := getattr(v, "__func__", v), "__action__")
+            },
         }
 
     @classmethod

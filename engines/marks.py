@@ -76,12 +76,16 @@ class Points(Mark):
 
 @dataclass
 class Paths(Mark):
-    """(P, L, 2): P polylines of L vertices; `tail` fades them towards their beginning."""
+    """(P, L, 2): P polylines of L vertices; `tail` fades them towards their beginning.
+
+    `fill` shades what lies between each of them and y = 0.
+    """
 
     xy: np.ndarray
     role: Role = "model"
     width: float = 1.0
     tail: bool = False
+    fill: bool = False
     opacity: float = 0.6
     label: str = ""
     static: bool = False
@@ -118,15 +122,15 @@ class Mesh(Mark):
 class Ellipses(Mark):
     """K Gaussians drawn at 1 and 2 standard deviations: mean (K, 2), cov (K, 2, 2).
 
-    `grouped` gives each a colour of its own, or that of its class in `group` (K,).
+    Their colours are the role's; with `grouped` each has its own, with `group` (K,) its group's.
     """
 
     mean: np.ndarray
     cov: np.ndarray
     weight: np.ndarray | None = None
+    group: np.ndarray | None = None
     role: Role = "model"
     grouped: bool = False
-    group: np.ndarray | None = None
     label: str = ""
     static: bool = False
 
@@ -181,13 +185,14 @@ class Curves(Mark):
 
 @dataclass
 class Bars(Mark):
-    """Named bars; `truth` draws the value each should have."""
+    """Named bars; `truth` draws the value each should have, `numbers` writes each on its bar."""
 
     names: Sequence[str]
     values: np.ndarray
     truth: np.ndarray | None = None
     role: Role = "model"
     y_label: str = ""
+    numbers: bool = False
     static: bool = False
 
 
@@ -228,7 +233,8 @@ class Panel:
 
     `marks` may be a function, called when the panel is due: at most `hz` times a second
     while streaming, always when a single frame is asked for. `box` gives equal axes over
-    the same extent as its neighbours; None leaves the axes to the marks.
+    the same extent as its neighbours; None leaves the axes to the marks. Without `equal` the
+    two axes have units of their own, and the box fills the panel: y is a height over x.
     """
 
     id: str
@@ -242,6 +248,7 @@ class Panel:
     hz: float = 30.0
     lane: int = 0
     help: str = ""
+    equal: bool = True
 
     def drawn(self) -> Panel:
         """The same panel with its marks worked out."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Points
+from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points
 
 if TYPE_CHECKING:
     from engines.base import Engine
@@ -119,9 +119,8 @@ def log_ratio(q: np.ndarray, p: np.ndarray, box: Box) -> tuple[np.ndarray, float
 def shared(lane: Lane) -> list[Panel]:
     """The shared panels of one lane, for its kind of data."""
     kind = lane.engine.pool.dataset.kind
-    pictures = {"plane": _plane, "images": _images, "vectors": _vectors}.get(kind, lambda lane: [])(
-        lane
-    )
+    draw = {"plane": _plane, "line": _line, "images": _images, "vectors": _vectors}.get(kind)
+    pictures = draw(lane) if draw else []
     return [*pictures, *_curves(lane)]
 
 
@@ -227,6 +226,57 @@ def _vectors(lane: Lane) -> list[Panel]:
     return panels
 
 
+def over(x: np.ndarray, y: np.ndarray, role: str = "model", label: str = "", **more) -> Paths:
+    """The graph of y (N,) over x (N,), or of several y (P, N), for a panel that is not `equal`."""
+    y = np.atleast_2d(y)
+    xy = np.stack([np.broadcast_to(x, y.shape), y], -1).astype(np.float32)
+    return Paths(xy, role, **{"width": 2.0, "opacity": 1.0, "label": label, **more})
+
+
+LINE = 400  # cells across the line
+
+
+def _line(lane: Lane) -> list[Panel]:
+    """Densities as graphs; of a model without one, a histogram of its samples."""
+    engine = lane.engine
+    dataset = engine.pool.dataset
+    x0, x1 = dataset.extent[:2]
+    x = np.linspace(x0, x1, LINE + 1)
+    rows = torch.from_numpy(x[:, None]).float().to(engine.device)
+    log_p = numpy(dataset.log_prob(rows)).astype(np.float64)
+
+    def model() -> list[Mark]:
+        marks: list[Mark] = [over(x, np.exp(log_p), "data", "p, the data", fill=True)]
+        if engine.has_density:
+            q = numpy(engine.log_prob(rows).exp())
+            return [*marks, over(x, q, "model", "q, the model", fill=True)]
+        edges = np.linspace(x0, x1, 81)
+        counts = np.histogram(numpy(engine.sample(4 * SAMPLES)), edges)[0]
+        height = counts / (4 * SAMPLES * (edges[1] - edges[0]))
+        steps = np.repeat(edges, 2)[1:-1], np.repeat(height, 2)
+        return [*marks, over(*steps, "model", "samples of the model, counted", fill=True)]
+
+    def error() -> list[Mark]:
+        log_q = numpy(engine.log_prob(rows)).astype(np.float64)
+        epsilon = 0.02 / (x1 - x0)
+        ratio = np.log((np.exp(log_q) + epsilon) / (np.exp(log_p) + epsilon))
+        label = f"log (q+ε)/(p+ε), ε = {epsilon:.1g}"
+        return [over(x, ratio.clip(-3, 3), "lost", label, fill=True)]
+
+    title = "Model density" if engine.has_density else "Samples of the model"
+    panels = [
+        Panel("model", _name(lane, title), model, "and the exact density", dataset.extent, "large",
+              equal=False, help="What there is to learn, and what the model believes now."),
+    ]  # fmt: skip
+    if engine.has_density:
+        panels.append(
+            Panel("error", _name(lane, "Learned − exact"), error, "log q − log p, nats",
+                  (x0, x1, -3.0, 3.0), "large", hz=10, equal=False,
+                  help="Above 0 the model puts mass that is not there; below, it misses mass that is.")
+        )  # fmt: skip
+    return panels
+
+
 def _images(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
@@ -289,7 +339,7 @@ def _curves(lane: Lane) -> list[Panel]:
             for k, t in lane.ghosts.items()
         ]
         lines += [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
-        known = engine.loss_is_nll and (dataset.dim == 2 or dataset.kind == "vectors")
+        known = engine.loss_is_nll and dataset.kind in ("line", "plane", "vectors")
         exact = dataset.entropy if known else None
         levels = [] if exact is None else [("entropy of the data", float(exact))]
         return [Curves(lines, levels, y_label=engine.loss_label)]

@@ -305,15 +305,10 @@ class Run:
         if not isinstance(name, str) or name not in kind.actions:
             raise BadInput(f"There is no action {shown(name)} here.")
         entry = kind.actions[name]
-        if set(arguments) != set(entry.takes):
-            raise BadInput(f"{entry.label} takes {', '.join(entry.takes) or 'nothing'}.")
-        for key, value in arguments.items():
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not abs(value) < 1e9
-            ):
-                raise BadInput(f"{key} must be a finite number; got {shown(value)}.")
+        entry.check(arguments)
+        if entry.data:
+            self.feed(self.experiment.acted(name, arguments))
+            return
         for lane in self.lanes:
             getattr(lane.engine, name)(**arguments)
             lane.acts += 1
@@ -425,7 +420,11 @@ class Run:
         wanted = []
         for lane in self.lanes:
             lane.fresh = fresh
-            for panel in [*pictures.shared(lane), *lane.engine.panels()]:
+            own = lane.engine.panels()
+            # an engine's own picture takes the place of the shared one of its id
+            mine = {panel.id: panel for panel in own}
+            both = [mine.pop(panel.id, panel) for panel in pictures.shared(lane)]
+            for panel in [*both, *(panel for panel in own if panel.id in mine)]:
                 panel.lane = lane.index
                 if lane.label and len(self.lanes) > 1 and lane.label not in panel.title:
                     panel.title = f"{panel.title} · {lane.label}"

@@ -129,7 +129,8 @@ def whole(draw: Any) -> dict[str, Any]:
         out["dataset"] = "points"
         out["points"] = [[(i * 37 % 101) / 10, (i * 61 % 97) / 10] for i in range(n)]
     else:
-        out["dataset"] = draw(st.sampled_from(list(DATASETS)))
+        accepted = [n for n, d in DATASETS.items() if ENGINES[engine].accepts(d()) is None]
+        out["dataset"] = draw(st.sampled_from(accepted))
         options = DATASETS[out["dataset"]].knobs
         out["options"] = {name: draw(inside(entry)) for name, entry in options.items()}
     if draw(st.integers(0, 5)) == 0:

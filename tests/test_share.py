@@ -23,6 +23,8 @@ def packed(text: bytes) -> str:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_an_address_opens_the_same_experiment(engine, dataset):
+    if refusal := ENGINES[engine].accepts(DATASETS[dataset]()):
+        pytest.skip(refusal)
     experiment = Experiment(dataset, engine, seed=12345)
     text = to_hash(experiment)
     assert from_hash("#" + text) == experiment == from_hash(text)

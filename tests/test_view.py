@@ -57,7 +57,7 @@ def every_mark() -> dict[str, Mark]:
         "Heat": Heat(r.random((20, 30)), BOX, gamma=1.0, lo=0.0, hi=1.0),
         "Points": Points(r.normal(size=(4, 50, 2)), group=r.integers(0, 8, 50),
                          alpha=r.random(50), keys=keys, label="points"),
-        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True),
+        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True, fill=True),
         "Arrows": Arrows(r.normal(size=(9, 2)), r.normal(size=(9, 2))),
         "Mesh": Mesh(r.normal(size=(4, 6, 5, 2)), keys=keys),
         "Ellipses": Ellipses(r.normal(size=(3, 2)), cov, np.array([0.2, 0.3, 0.5]), grouped=True),
@@ -163,6 +163,7 @@ def test_panel_and_header() -> None:
     (seen,) = got["panels"]
     assert seen == {"id": "id", "title": "Title", "subtitle": "sub", "box": list(BOX),
                     "size": "wide", "estimate": True, "lane": 2, "help": "help", "marks": [],
+                    "equal": True,
                     "slider": {"label": "t", "low": 0, "high": 1, "value": 0.5,
                                "ends": ["a", "b"]}}  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, own, plane, vectors
+from engines.data import images, line, own, plane, vectors
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 from engines.data.own import snap
 
@@ -15,6 +15,7 @@ __all__ = [
     "PointsDataset",
     "Pool",
     "images",
+    "line",
     "own",
     "plane",
     "snap",

@@ -304,7 +304,7 @@ class Mixture(Engine):
                 self._plane_of_view = (torch.zeros_like(eye[0]), eye)
             else:
                 x = self._z * self._std
-                axes = torch.linalg.eigh(x.T.cov()).eigenvectors.flip(1)[:, :2]
+                axes = torch.linalg.eigh(torch.atleast_2d(x.T.cov())).eigenvectors.flip(1)[:, :2]
                 if axes.shape[1] == 1:
                     axes = torch.cat([axes, torch.zeros_like(axes)], 1)
                 # an eigenvector's sign is arbitrary: fix it, so that pictures repeat

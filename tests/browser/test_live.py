@@ -22,6 +22,7 @@ from engines.marks import (
     Mark,
     Metric,
     Panel,
+    Paths,
     Points,
     Slider,
 )
@@ -342,6 +343,37 @@ def test_a_handle_moves_at_once_and_tells_the_server(stage: Stage) -> None:
     assert acts[-1]["name"] == "follow"
     assert acts[-1]["args"] == pytest.approx({"x": 3.0, "y": 1.0, "index": 1}, abs=0.05)
     assert len(acts) < 20  # at most one each 50 ms
+    assert [a["begin"] for a in acts] == [True] + [False] * (len(acts) - 1)
+    assert [a["end"] for a in acts] == [False] * (len(acts) - 1) + [True]
+    turns = [a["turn"] for a in acts]
+    assert turns == sorted(turns)
+
+
+def test_heights_over_a_line_fill_the_panel_and_its_shade_reaches_down_to_0(stage: Stage) -> None:
+    ranges = """() => { const { xaxis, yaxis } =
+        document.querySelector('.gp-axes')._fullLayout; return [xaxis.range, yaxis.range]; }"""
+    step = np.array([[[-3.0, 0.0], [-3.0, 2.0], [3.0, 2.0], [3.0, 0.0]]])
+    marks = dot(2, 3), Paths(step, "model", fill=True)
+    stage.show(*marks, equal=False)
+    (x0, x1), (y0, y1) = stage.page.evaluate(ranges)
+    for low, high in ((x0, x1), (y0, y1)):
+        assert -4.5 < low < -4 and 4 < high < 4.5
+    assert stage.spot("lost") == pytest.approx((2.0, 3.0), abs=0.1)
+
+    def pixel(x: float, y: float) -> list[int]:
+        return stage.page.evaluate(
+            """([x, y]) => {
+              const canvas = document.querySelector('.gp-plot canvas');
+              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
+              const k = canvas.width / canvas.clientWidth;
+              return [...canvas.getContext('2d')
+                .getImageData(k * xaxis.d2p(x), k * yaxis.d2p(y), 1, 1).data];
+            }""", [x, y])  # fmt: skip
+
+    assert pixel(0, 1) == pixel(-2, 0.3) != pixel(0, -1) == pixel(0, 3)
+    stage.show(*marks)
+    (x0, x1), (y0, y1) = stage.page.evaluate(ranges)
+    assert (x1 - x0) - (y1 - y0) > 1, "the wrong twin: equal axes on a panel that is no square"
 
 
 def test_a_chart_grows_with_its_curve(stage: Stage) -> None:
