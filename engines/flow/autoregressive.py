@@ -67,7 +67,7 @@ class SplineLayer(_Layer):
         return self._unmix(y)
 
 
-REACH = 4.0  # |log scale| of one affine layer stays below it
+REACH = 2.0  # |log scale| of one affine layer stays below it
 
 
 def _affine(told: Tensor) -> tuple[Tensor, Tensor]:
