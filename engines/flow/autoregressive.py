@@ -192,8 +192,8 @@ class MAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 16,
-        pitch: float = 2.0,
+        waves: int = 0,
+        pitch: float = 1.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 
@@ -219,8 +219,8 @@ class IAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 16,
-        pitch: float = 2.0,
+        waves: int = 0,
+        pitch: float = 1.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 
