@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
+from engines.flow.autoregressive import IAF, MAF, REACH, SplineAutoregressive
 from engines.flow.conditioner import Conditioner
 
 KINDS = (SplineAutoregressive, MAF, IAF)
@@ -166,7 +166,7 @@ def test_a_deaf_affine_layer_is_a_gaussian(kind):
     net, x = constant(kind, scale, shift), rows(50, 3)
     with torch.no_grad():
         z, log_det = encode(net, x)
-    a = 4 * torch.tanh(scale / 4)
+    a = REACH * torch.tanh(scale / REACH)
     std = (-a).exp()
     normal = torch.distributions.Normal(-shift * std, std)
     mine = torch.distributions.Normal(0, 1).log_prob(z).sum(1) + log_det
@@ -184,7 +184,7 @@ def test_maf_and_iaf_are_each_others_inverses():
         m = b.network(x)  # IAF's inverse reads the noise as MAF's forward reads the data
         back = b.inverse(x)
         assert torch.allclose(a.network(x), m)
-        scale, shift = 4 * torch.tanh(m[..., 0] / 4), m[..., 1]
+        scale, shift = REACH * torch.tanh(m[..., 0] / REACH), m[..., 1]
         assert torch.allclose(back, (x - shift) * (-scale).exp(), atol=1e-9)
         assert torch.allclose(a.forward(x)[0], x * scale.exp() + shift, atol=1e-9)
         assert not torch.allclose(back, a.inverse(x), atol=1e-2)

@@ -67,7 +67,7 @@ class SplineLayer(_Layer):
         return self._unmix(y)
 
 
-REACH = 4.0  # |log scale| of one affine layer stays below it
+REACH = 2.0  # |log scale| of one affine layer stays below it
 
 
 def _affine(told: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,8 +192,8 @@ class MAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 16,
-        pitch: float = 2.0,
+        waves: int = 0,
+        pitch: float = 1.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 
@@ -219,8 +219,8 @@ class IAF(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        waves: int = 16,
-        pitch: float = 2.0,
+        waves: int = 0,
+        pitch: float = 1.0,
     ) -> None:
         super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
 
