@@ -153,7 +153,7 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
             name: one of the actions that /engines lists
             arguments: a number for each name that the action takes, such as {"x": 1, "y": 0}
         """
-        return caller(request).ask("act", name=name, arguments=arguments)
+        return caller(request).carry_out(name, arguments)
 
     def sample(n: int, request: gr.Request) -> list[list[float]]:
         """Draw n new samples of the model, one list of numbers each, in the data's own units.

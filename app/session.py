@@ -289,6 +289,14 @@ class Session:
         self.worker.post(act=(name, arguments))
         return self.worker.redraw(measure=end)
 
+    def carry_out(self, name: Any, arguments: Any) -> dict[str, Any]:
+        """One of the engine's actions, for a program: the answer is where the run stands."""
+        entry = ENGINES[self.experiment.engine].actions.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.data and isinstance(arguments, dict):
+            self.feed(self.experiment.acted(name, arguments))
+            return self.ask("numbers")
+        return self.ask("act", name=name, arguments=arguments)
+
     def reset(self) -> str | None:
         """Back to step 0 with the same seed."""
         with self._lock:

@@ -6,6 +6,13 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel estimates beside divergences take a core for seconds: tests/test_rival.py asks
+    for them, the others go without."""
+    monkeypatch.setattr("engines.run.rival", lambda pool: {})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():

@@ -142,7 +142,7 @@ def test_a_frame_can_be_looked_at_twice(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("dataset", ["ring8soft", "digits"])
+@pytest.mark.parametrize("dataset", ["ring8soft", pytest.param("digits", marks=pytest.mark.slow)])
 def test_twenty_steps_saved_and_twenty_more_are_forty(engine, dataset):
     if refusal := ENGINES[engine].accepts(DATASETS[dataset]()):
         pytest.skip(refusal)

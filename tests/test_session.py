@@ -303,11 +303,12 @@ def test_steps_a_second_are_those_of_the_wall_clock(session):
     assert frames[-1]["seconds"] > 0.7 * 30 / session.worker.fps
 
 
-def test_view_knobs_redraw_while_paused_and_take_no_step(session):
-    for engine, kind in ENGINES.items():
-        for name, entry in kind.knobs.items():
-            if not entry.view:
-                continue
+@pytest.mark.parametrize(
+    "engine", [pytest.param(e, marks=[] if e == "mixture" else pytest.mark.slow) for e in ENGINES]
+)
+def test_view_knobs_redraw_while_paused_and_take_no_step(session, engine):
+    for name, entry in ENGINES[engine].knobs.items():
+        if entry.view:
             session.open(Experiment("ring8soft", engine))
             list(session.step(2))
             value = entry.high if entry.kind in ("int", "float") else (
