@@ -1,6 +1,6 @@
 """The rival: what a plain kernel estimate achieves on the data that a model is learning.
 
-A model of a density on the plane is worth its trouble when it comes closer than the oldest
+A model of a density in one or two dimensions is worth its trouble when it comes closer than the oldest
 estimate there is, a Gaussian kernel on each of 20,000 true samples (Rosenblatt 1956; Parzen
 1962). Its KL divergences are taken on the same held-out points, with the same exact p.
 """
@@ -39,15 +39,19 @@ def measure(pool: Pool) -> dict[str, float]:
     forward = kl(dataset.log_prob(held), kernels.quick_log_prob(held))
     rng = torch.Generator().manual_seed(5_000_017)
     index = torch.randint(len(rows), (N_REVERSE,), generator=rng)
-    noise = torch.randn(N_REVERSE, 2, generator=rng) * (kernels.scale * kernels.bandwidth).float()
+    noise = (
+        torch.randn(N_REVERSE, rows.shape[1], generator=rng)
+        * (kernels.scale * kernels.bandwidth).float()
+    )
     x = rows[index] + noise
     backward = kl(kernels.quick_log_prob(x), dataset.log_prob(x), "p̂", "p")
     return {"kl_pq": forward.value, "kl_qp": backward.value}
 
 
 def has_rival(pool: Pool) -> bool:
-    """Whether p is exact and on the plane: an estimate would compete with itself."""
-    return pool.dataset.exact and pool.dataset.kind == "plane" and len(pool.train) >= SAMPLES
+    """Whether p is exact (an estimate would compete with itself) and in one or two dimensions."""
+    exact = pool.dataset.exact and pool.dataset.kind in ("line", "plane")
+    return exact and len(pool.train) >= SAMPLES
 
 
 def rival(pool: Pool) -> dict[str, float]:

@@ -29,9 +29,9 @@ class Kernels:
     Silverman 1986, § 3.4.4); they only judge h, and p̂ is without them.
 
     Args:
-        rows: (N, 2) points in data units; of more than `most` the first are used, so they
+        rows: (N, d) points in data units, d of 1 or 2; of more than `most` the first are used, so they
             are to be in random order. At most 500 of these judge h.
-        scale: s (2,), the data's standard deviations. box: where strays may lie.
+        scale: s (d,), the data's standard deviations. box: where strays may lie.
     """
 
     def __init__(self, rows: np.ndarray, scale: np.ndarray, box: Box, most: int = MOST) -> None:
@@ -43,10 +43,20 @@ class Kernels:
     def _squares(self) -> tuple[Tensor, Tensor]:
         """Squared distances (M, n) of those that judge to all kernels, ∞ to their copies and
         to themselves, and the number (M, 1) of finite ones."""
-        x, y = self.z[:JUDGED], self.z
-        square = (x[:, :1] - y[:, 0]).square() + (x[:, 1:] - y[:, 1]).square()
+        square = self._distances(self.z[:JUDGED], self.z)
         square = square.float().masked_fill_(square == 0, math.inf)
         return square, square.isfinite().sum(1, keepdim=True).clamp_min(1)
+
+    @staticmethod
+    def _distances(x: Tensor, y: Tensor) -> Tensor:
+        """Squared distances of x (M, d) to y (n, d), (M, n): differences, not products, so
+        that single precision loses nothing."""
+        square = (x[:, :1] - y[:, 0]).square_()
+        return square.add_((x[:, 1:] - y[:, 1]).square_()) if x.shape[1] == 2 else square
+
+    def _constant(self, h: float) -> float:
+        """log ∫ exp(−|z|²/2h²) dz, of standardised z."""
+        return self.z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(h))
 
     def score(self, h: float) -> float:
         """Mean leave-one-out log-likelihood at bandwidth h, in standardised units."""
@@ -54,14 +64,15 @@ class Kernels:
         # e^-80 counts as nothing beside the strays; what is smaller takes ten times as long
         near = torch.mul(square, -0.5 / h**2).clamp_min_(-80).exp_().sum(1, keepdim=True) / count
         x0, x1, y0, y1 = self.box
-        area = (x1 - x0) * (y1 - y0) / float(self.scale.prod())
-        p = (1 - STRAY) * near.double() / (2 * math.pi * h * h) + STRAY / area
+        sides = (x1 - x0, y1 - y0)[: self.z.shape[1]]
+        area = math.prod(sides) / float(self.scale.prod())
+        p = (1 - STRAY) * near.double() * math.exp(-self._constant(h)) + STRAY / area
         return float(p.log().mean())
 
     @cached_property
     def bandwidth(self) -> float:
         """h in standard deviations of the data: a coarse search, then golden sections."""
-        usual = len(self.z) ** (-1 / 6)  # Scott's rule on the plane
+        usual = len(self.z) ** (-1 / (4 + self.z.shape[1]))  # Scott's rule
         tries = np.geomspace(0.01 * usual, 2 * usual, 12)
         best = int(np.argmax([self.score(h) for h in tries]))
         low, high = (math.log(tries[min(max(best + i, 0), 11)]) for i in (-1, 1))
@@ -88,19 +99,16 @@ class Kernels:
         return (self._mixture.log_prob(z) - float(self.scale.log().sum())).to(x.dtype)
 
     def quick_log_prob(self, x: Tensor) -> Tensor:
-        """`log_prob` in float32 tiles: six times as fast with many kernels, and right to 1e-4.
-
-        Distances are differences, not products, so that single precision loses nothing.
-        """
+        """`log_prob` in float32 tiles: six times as fast with many kernels, and right to 1e-4."""
         h, scale, y = self.bandwidth, self.scale.float(), self.z.float()
         out = []
         for tile in (x.float() / scale).split(max(1, 2**18 // len(y))):
-            square = (tile[:, :1] - y[:, 0]).square_().add_((tile[:, 1:] - y[:, 1]).square_())
+            square = self._distances(tile, y)
             least = square.amin(1, keepdim=True)
             # what counts e^-80 times the nearest kernel or less is nothing
             near = square.sub_(least).mul_(-0.5 / h**2).clamp_min_(-80).exp_().sum(1).double()
             out.append(near.log() - 0.5 * least[:, 0].double() / h**2)
-        constant = math.log(len(y)) + math.log(2 * math.pi * h * h) + float(self.scale.log().sum())
+        constant = math.log(len(y)) + self._constant(h) + float(self.scale.log().sum())
         return torch.cat(out) - constant
 
     def cells(self, box: Box, n: int) -> np.ndarray:
