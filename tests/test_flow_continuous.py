@@ -318,6 +318,7 @@ def test_only_the_plane_is_accepted():
         Continuous(3, 4, 16, 1, torch.Generator())
 
 
+@pytest.mark.slow
 def test_learns_a_tilted_gaussian():
     """By maximum likelihood: KL(p‖q) falls towards 0, and the flipped sign runs away from it."""
     rng = torch.Generator().manual_seed(0)
@@ -329,7 +330,9 @@ def test_learns_a_tilted_gaussian():
     def fit(sign: float, steps: int) -> float:
         net = Continuous(2, 3, 16, 1, rng)
         optimiser = torch.optim.Adam(net.parameters(), 0.01, fused=True)
-        for _ in range(steps):
+        for step in range(steps):
+            if step == steps // 2:  # without smaller steps the weights only wander
+                optimiser.param_groups[0]["lr"] = 0.001
             x = p.loc + torch.randn(256, 2, generator=rng) @ root
             z, log_det = through(net, x)
             optimiser.zero_grad()
@@ -340,5 +343,5 @@ def test_learns_a_tilted_gaussian():
             z, log_det = through(net, x)
             return float((p.log_prob(x) - log_normal(z) - log_det).mean())
 
-    assert abs(fit(1.0, 250)) < 0.04
-    assert not fit(-1.0, 60) < 0.3
+    assert abs(fit(1.0, 500)) < 0.02
+    assert not abs(fit(-1.0, 100)) < 0.02
