@@ -31,7 +31,10 @@ MARKS = (1, 2, 4, 8, 15, 30, 60)
 # what is compared: label → engine and the knobs that differ from its defaults
 ROWS: dict[str, tuple[str, dict]] = {
     "Gaussian mixture, K = 100": ("mixture", {"n_components": 100}),
-    "Flow": ("flow", {}),
+    "Flow, spline": ("flow", {}),
+    "Flow, RealNVP": ("flow", {"kind": "RealNVP"}),
+    "Flow, MAF": ("flow", {"kind": "MAF"}),
+    "Flow, continuous": ("flow", {"kind": "continuous"}),
 }
 PLANES = ("spirals", "checkerboard", "ring8", "moons")
 OTHERS = [
@@ -109,6 +112,7 @@ def others() -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engine", nargs="?", help="all of ROWS if none is named")
+    parser.add_argument("--row", choices=ROWS, help="one of ROWS")
     parser.add_argument("--datasets", default=",".join(PLANES))
     parser.add_argument("--knobs", default="{}", help="JSON of knobs that differ from the default")
     parser.add_argument("--seeds", default="0,1,2")
@@ -120,6 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
     knobs = json.loads(given.knobs)
     label = ", ".join([given.engine or "", *(f"{k} {v}" for k, v in knobs.items())])
     rows = {label: (given.engine, knobs)} if given.engine else ROWS
+    if given.row:
+        rows = {given.row: ROWS[given.row]}
     for label, (engine, knobs) in rows.items():
         print(f"\n{label}", flush=True)
         found = table(engine, datasets, knobs, seeds, given.seconds)
@@ -129,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
             kept = OUT / f"quality-{name}.json"
             kept.write_text(json.dumps({"label": label, "runs": found}))
             print(kept)
-    if not given.engine:
+    if not (given.engine or given.row):
         others()
 
 
