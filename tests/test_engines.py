@@ -14,6 +14,7 @@ import torch
 from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
 from engines.knobs import Knob, Knobbed, knob
 from engines.pictures import centres
+from tests.each import EACH
 
 ROOT = pathlib.Path(__file__).parent.parent
 KNOBS = [
@@ -62,7 +63,7 @@ def test_engines_know_neither_gradio_nor_plotly():
                 assert name.split(".")[0] not in ("gradio", "plotly", "app"), f"{path}: {name}"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_every_engine_says_what_it_is(engine):
     kind = ENGINES[engine]
     for text in (kind.title, kind.tagline, kind.objective, kind.look_for, kind.paper, kind.family):
@@ -80,7 +81,7 @@ def Engine_log_prob():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_engine_trains_on_every_dataset(engine, dataset):
     if refusal := ENGINES[engine].accepts(DATASETS[dataset]()):
@@ -103,7 +104,7 @@ def test_every_engine_trains_on_every_dataset(engine, dataset):
     assert len({(p.lane, p.id) for p in frame.panels}) == len(frame.panels)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_points_of_ones_own(engine):
     xy = np.random.default_rng(0).normal(size=(500, 2)) * [3.0, 0.5] + 7
     run = Experiment.from_points(xy, engine).start("cpu").train(steps=3)
@@ -113,7 +114,7 @@ def test_points_of_ones_own(engine):
     assert again == run.experiment and np.array_equal(again.points, run.experiment.points)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_the_same_experiment_gives_the_same_numbers(engine):
     a, b = (start(engine, seed=3).train(steps=12) for _ in range(2))
     assert equal(weights(a), weights(b))
@@ -121,7 +122,7 @@ def test_the_same_experiment_gives_the_same_numbers(engine):
     assert not equal(weights(a), weights(start(engine, seed=4).train(steps=12)))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_looking_never_changes_training(engine):
     plain = start(engine).train(steps=12)
     seen = start(engine)
@@ -132,7 +133,7 @@ def test_looking_never_changes_training(engine):
     assert equal(weights(plain), weights(seen))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_a_frame_can_be_looked_at_twice(engine):
     run = start(engine).train(steps=2)
     first, second = run.frame(), run.frame()
@@ -141,7 +142,7 @@ def test_a_frame_can_be_looked_at_twice(engine):
     assert not torch.equal(a, b), "successive samples are fresh"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 @pytest.mark.parametrize("dataset", ["ring8soft", pytest.param("digits", marks=pytest.mark.slow)])
 def test_twenty_steps_saved_and_twenty_more_are_forty(engine, dataset):
     if refusal := ENGINES[engine].accepts(DATASETS[dataset]()):
@@ -170,7 +171,7 @@ def towards(run: Run, rows: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_a_run_that_is_fed_other_data_goes_on_and_follows_them(engine):
     run = start(engine).train(steps=100)
     run.frame()
@@ -191,7 +192,7 @@ def test_a_run_that_is_fed_other_data_goes_on_and_follows_them(engine):
     assert towards(run, old) > 1.5 * near, "the wrong twin: the data it no longer sees"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_nothing_of_the_old_data_is_shown_after_a_feed(engine):
     """Pictures and numbers are those of a run that never saw anything but the new data."""
     run = start(engine).train(steps=30)
@@ -211,7 +212,7 @@ def test_nothing_of_the_old_data_is_shown_after_a_feed(engine):
             assert panel_bytes(a) == panel_bytes(b), a.id
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_a_fed_run_is_saved_with_its_standardisation(engine):
     changes = next(iter(ENGINES[engine].compare.values()), None)
     run = start(engine, beside=[changes] if changes else []).train(steps=15)
@@ -236,7 +237,7 @@ def test_a_fed_run_is_saved_with_its_standardisation(engine):
     assert not equal(weights(run), weights(again))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_what_a_model_was_not_built_for_is_not_fed_to_it(engine):
     run = start(engine).train(steps=3)
     before, kept = weights(run), run.experiment
@@ -415,7 +416,7 @@ def panel_bytes(panel) -> str:
     return repr(flat(panel))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_actions_act(engine):
     kind = ENGINES[engine]
     for name, entry in kind.actions.items():
@@ -460,6 +461,7 @@ def test_samples_agree_with_the_density(engine):
     assert not agrees(run.log_prob(x + 0.6).double()), "the wrong twin must fail"
 
 
+@pytest.mark.slow
 def test_engines_in_two_threads_do_not_disturb_each_other():
     alone = {e: weights(start(e, seed=1).train(steps=25)) for e in ENGINES}
     together: dict[str, dict] = {}
@@ -480,7 +482,7 @@ def test_engines_in_two_threads_do_not_disturb_each_other():
         assert equal(alone[engine], together[engine]), engine
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_beside_runs_in_lockstep_on_the_same_data(engine):
     kind = ENGINES[engine]
     if not kind.compare:
@@ -574,7 +576,7 @@ def test_hostile_json_is_refused_in_one_sentence(hostile):
     assert text.endswith(".") and len(text) < 600 and "\n" not in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 @pytest.mark.parametrize("dataset", PLANES[:3])
 def test_an_experiment_survives_json(engine, dataset):
     kind = ENGINES[engine]
@@ -632,7 +634,7 @@ def test_a_run_keeps_its_curves_small():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dataset", ["moons", "digits"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_every_engine_trains_on_a_gpu(engine, dataset):
     if refusal := ENGINES[engine].accepts(DATASETS[dataset]()):
         pytest.skip(refusal)

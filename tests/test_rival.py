@@ -71,11 +71,13 @@ def test_what_it_measures_is_the_divergence_on_the_held_out_points():
     assert found["kl_qp"] > 0
 
 
+@pytest.mark.slow
 def test_a_rival_that_leaves_the_support_is_infinitely_far():
     pool = DATASETS["checkerboard"]().pool(0)
     assert math.isinf(rival.measure(pool)["kl_qp"])
 
 
+@pytest.mark.slow
 def test_it_comes_by_itself_and_stands_beside_the_divergences(monkeypatch):
     monkeypatch.setattr("engines.run.rival", rival.rival)
     run = Experiment("moons", "mixture", seed=12345).start("cpu")

@@ -248,6 +248,7 @@ def test_feeding_takes_the_data_alone(session):
     assert session.experiment == kept == session.worker.run.experiment
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_twice_are_two_hundred(session):
     session.open(Experiment("ring8soft", "flow"))
     players = [Player(session, steps=40)]
@@ -334,6 +335,7 @@ def test_a_new_seed_is_another_run(session):
         session.set_seed(-1)
 
 
+@pytest.mark.slow
 def test_changing_tab_parks_the_run_and_takes_data_and_seed_along(session):
     names = list(families())
     session.open(Experiment("moons", "mixture", seed=7, knobs={"n_components": 5}))
@@ -454,6 +456,7 @@ def test_a_run_that_diverges_stops_by_itself(session):
     assert frame["step"] == 0 and not frame["note"]
 
 
+@pytest.mark.slow
 def test_two_visitors_do_not_notice_each_other():
     visitors = Visitors("cpu", fps=30)
     a, b = visitors.of("a"), visitors.of("b")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from app.timeline import DENSE, Moment, Timeline
-from engines import ENGINES, BadInput, Experiment
+from engines import BadInput, Experiment
+from tests.each import EACH
 
 
 def after(seconds: float, every: float = 1.0, size: int = 1000) -> Timeline:
@@ -56,7 +57,7 @@ def test_nearest_and_cut():
     assert timeline.moments[-1].saved == b"new" and timeline.steps.count(40) == 1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EACH)
 def test_a_branch_goes_on_as_the_run_did(engine):
     """Without a change of knobs the branch is the same run, bit for bit; with one it is not."""
     run = Experiment("ring8soft", engine, knobs={}).start("cpu").train(steps=20)

@@ -207,6 +207,7 @@ def test_log_q_on_every_rung(which):
         assert np.abs(ours + scale - expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_gaps_are_kl_a_dimension_and_a_perfect_model_has_none():
     engine = run_of(4, n_components=4).train(steps=300).engine
     with torch.no_grad():
