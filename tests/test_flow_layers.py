@@ -11,16 +11,19 @@ from scipy import stats
 from torch import Tensor
 
 from engines.flow import (
+    MAF,
     Coupling,
     GaussianMixture,
     Glow,
     Logit,
     Planar,
     Radial,
+    RealNVP,
     Squash,
     Standardise,
     Uniform,
 )
+from engines.flow.affine import REACH, TOGETHER
 from engines.flow.planar import PlanarLayer, RadialLayer, root
 from tests.flows import doubled, jacobian_gap, made, perturbed, round_trip, shake, twins
 
@@ -124,6 +127,24 @@ def test_a_coupling_is_undone_in_its_own_order(dim, mixing):
     with torch.no_grad():
         assert round_trip(engine, engine.decode, x) < 1e-4
         assert round_trip(engine, wrong, x) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [RealNVP, MAF])
+@pytest.mark.parametrize("layers", [3, 24])
+def test_however_large_the_weights_affine_layers_together_stretch_only_so_much(kind, layers):
+    net = kind(2, layers, 16, 1, rng(1))
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 30 * torch.randn(p.shape, generator=rng(2)) * (p is not net.mixing.log_diagonal)
+        x = 10 * torch.randn(200, 2, generator=rng(3))
+        # each layer on the same rows: what it may say, not what becomes of them
+        most = sum((one.forward(x)[1] - one.log_det).abs().max() for one in net.layers())
+        limit = min(TOGETHER, layers * REACH)
+        assert 0.9 * limit < most < 1.001 * limit
+        loose = net.layers()
+        for one in loose:
+            one.most = 2 * REACH
+        assert sum((one.forward(x)[1] - one.log_det).abs().max() for one in loose) > 1.5 * limit
 
 
 @pytest.mark.parametrize("dim", [2, 5])

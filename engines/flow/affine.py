@@ -14,6 +14,17 @@ from torch import Tensor, nn
 
 from engines.flow.conditioner import Mixing
 
+REACH, TOGETHER = 2.0, 12.0
+
+
+def reach(layers: int) -> float:
+    """How large the log-scale of each of so many affine layers may become.
+
+    Never more than REACH, so that no single layer can blow up; and all of them together no
+    more than TOGETHER: on sharp data a deep flow jumps when every layer may stretch so much.
+    """
+    return min(REACH, TOGETHER / layers)
+
 
 class Coupling:
     """Linear mixing, then an affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, eq. 7–8).
@@ -22,20 +33,25 @@ class Coupling:
         z = (u, v · exp s(u) + t(u)),    log|det ∂z/∂x| = log|det A| + Σ s(u)
 
     u passes unchanged, so s and t can be worked out again from z and undone; they come from
-    one network of u. |s| < `REACH`, so that no single layer can blow up.
+    one network of u. |s| < `most`, see `reach`.
 
     Args:
         matrix, shift: A (d, d) and c (d,).
         log_det: log|det A|, 0-d.
         network: weights (n_in, n_out) and biases (n_out,) of the layers of s and t.
+        most: the limit of |s|.
     """
 
-    REACH = 2.0
-
     def __init__(
-        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: list[tuple[Tensor, Tensor]]
+        self,
+        matrix: Tensor,
+        shift: Tensor,
+        log_det: Tensor,
+        network: list[tuple[Tensor, Tensor]],
+        most: float = REACH,
     ) -> None:
-        self.matrix, self.shift, self.log_det, self.network = matrix, shift, log_det, network
+        self.matrix, self.shift, self.log_det = matrix, shift, log_det
+        self.network, self.most = network, most
         dim = len(shift)
         self.parts = (dim // 2, dim - dim // 2)  # numbers in u and in v
 
@@ -45,7 +61,7 @@ class Coupling:
         for w, b in hidden:
             u = F.leaky_relu_(torch.addmm(b, u, w))
         s, t = torch.addmm(bias, u, weight).split(self.parts[1], 1)
-        return self.REACH * torch.tanh(s / self.REACH), t
+        return self.most * torch.tanh(s / self.most), t
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| (N,)."""
@@ -101,7 +117,8 @@ class RealNVP(nn.Module):
     def layers(self) -> list[Coupling]:
         """The couplings in the order from data to noise."""
         networks = zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(self.weights, self.biases)))
-        return [Coupling(*one, list(network)) for one, network in zip(self.maps(), networks)]
+        pairs, most = zip(self.maps(), networks), reach(len(self.weights[0]))
+        return [Coupling(*maps, list(network), most) for maps, network in pairs]
 
 
 class Glow(RealNVP):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engines.flow.affine import REACH, Coupling, reach, turns
 from engines.flow.conditioner import Conditioner, Mixing, Network, Order, reversals
 from engines.flow.spline import parameters, spline, spline_inverse
 
@@ -58,8 +59,13 @@ class SplineLayer(_Layer):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| (N,)."""
         y = self._mix(x)
-        z, log_slopes = spline(y, self._tell(y), self.bound)
-        return z, log_slopes.sum(1) + self.log_det
+        if self.network.first is None:
+            z, log_slopes = spline(y, self.network(y), self.bound)
+            return z, log_slopes.sum(1) + self.log_det
+        columns = y.unbind(1)  # their splines may have different numbers of bins
+        told = [self.network.column(y[:, :1], i) for i in range(2)]
+        z, log_slopes = zip(*(spline(c, t, self.bound) for c, t in zip(columns, told)))
+        return torch.stack(z, 1), sum(log_slopes) + self.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, d) → (N, d), in d passes."""
@@ -67,35 +73,37 @@ class SplineLayer(_Layer):
         return self._unmix(y)
 
 
-REACH = 2.0  # |log scale| of one affine layer stays below it
+class _AffineLayer(_Layer):
+    """Has log scales and shifts; |log scale| < `most`, see `affine.reach`."""
+
+    most: float = REACH
+
+    def _affine(self, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers (N, d, 2) → log scales and shifts, (N, d) each."""
+        a, m = told.unbind(2)
+        return self.most * torch.tanh(a / self.most), m
 
 
-def _affine(told: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers (N, d, 2) → log scales and shifts, (N, d) each."""
-    a, m = told.unbind(2)
-    return REACH * torch.tanh(a / REACH), m
-
-
-class MAFLayer(_Layer):
+class MAFLayer(_AffineLayer):
     """z_i = y_i·exp a_i(y_<i) + m_i(y_<i) with y = x A + c."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| = log|det A| + Σ a, (N,)."""
         y = self._mix(x)
-        a, m = _affine(self._tell(y))
+        a, m = self._affine(self._tell(y))
         return torch.addcmul(m, y, a.exp()), a.sum(1) + self.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, d) → (N, d), in d passes."""
 
         def solve(z: Tensor, told: Tensor) -> Tensor:
-            a, m = _affine(told)
+            a, m = self._affine(told)
             return (z - m) * (-a).exp()
 
         return self._unmix(self._one_by_one(z, solve))
 
 
-class IAFLayer(_Layer):
+class IAFLayer(_AffineLayer):
     """y_i = (z_i − m_i(z_<i))·exp −a_i(z_<i) with y = x A + c: fast from noise to data."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +111,7 @@ class IAFLayer(_Layer):
         log_dets = []
 
         def solve(y: Tensor, told: Tensor) -> Tensor:
-            a, m = _affine(told)
+            a, m = self._affine(told)
             log_dets.append(a)
             return torch.addcmul(m, y, a.exp())
 
@@ -112,14 +120,19 @@ class IAFLayer(_Layer):
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, d) → (N, d), in one pass."""
-        a, m = _affine(self._tell(z))
+        a, m = self._affine(self._tell(z))
         return self._unmix((z - m) * (-a).exp())
 
 
 class _Autoregressive(nn.Module):
-    """L layers, the order of the coordinates reversed before each but the first."""
+    """L layers with linear maps between them that mix the coordinates.
 
-    MIXING: type[nn.Module] = Mixing  # the reversal is where a learnt linear map starts
+    In splines' flows these are fixed: the order is reversed before each layer but the first.
+    Affine layers learn theirs, for a reversal lets each of them act along the axes only. In the
+    plane they start as small turns, so that layers act in many directions from the beginning.
+    """
+
+    MIXING: type[nn.Module] = Mixing
 
     def __init__(
         self,
@@ -129,30 +142,44 @@ class _Autoregressive(nn.Module):
         hidden: int,
         rng: torch.Generator,
         each: int,
-        waves: int,
-        pitch: float,
+        waves: int = 0,
+        pitch: float = 1.0,
+        free: int | None = None,
     ) -> None:
         super().__init__()
-        self.mixing = self.MIXING(reversals(dim, layers, rng))
+        turned = dim == 2 and self.MIXING is Mixing
+        start = turns(dim, layers, None, rng.device) if turned else reversals(dim, layers, rng)
+        self.mixing = self.MIXING(start)
         self.conditioner = Conditioner(
-            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch
-        )
+            layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch,
+            free=free,
+        )  # fmt: skip
 
-    def _build(self, kind: type[_Layer]) -> list:
+    def _build(self, kind: type[_Layer], **limits: float) -> list:
         pairs = zip(self.mixing.maps(), self.conditioner.networks())
-        return [kind(*maps, network) for maps, network in pairs]
+        layers = [kind(*maps, network) for maps, network in pairs]
+        for layer in layers:
+            vars(layer).update(limits)
+        return layers
 
 
 class SplineAutoregressive(_Autoregressive):
     """Splines told by all coordinates before (Durkan et al. 2019, RQ-NSF (AR)).
 
+    Data of variance 1 ends at two or three standard deviations, noise at more than four: so
+    the data is stretched first, and both ends lie in the same interval without many bins
+    where no data is.
+
     Args:
         dim: d ≥ 2. The density takes one pass, a sample d.
-        bins, bound: K and the interval [−bound, bound] of the splines.
+        bins, bound: K and the interval [−bound, bound] of the splines. In the plane nothing
+            conditions the first coordinate, and its spline must make every mode of the marginal
+            at once: it has FREE·K bins.
+        stretch: what the data is multiplied by before the first of them.
         waves, pitch: see Conditioner.
     """
 
-    MIXING = Order
+    FREE = 2
 
     def __init__(
         self,
@@ -161,45 +188,44 @@ class SplineAutoregressive(_Autoregressive):
         width: int,
         hidden: int,
         rng: torch.Generator,
-        bins: int = 40,
-        bound: float = 3.5,
+        bins: int = 20,
+        bound: float = 4.2,
+        stretch: float = 1.5,
         waves: int = 32,
-        pitch: float = 4.0,
+        pitch: float = 2.7,
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, parameters(bins), waves, pitch)
-        self.bound = bound
+        each, free = parameters(bins), parameters(self.FREE * bins)
+        super().__init__(dim, layers, width, hidden, rng, each, waves, pitch, free)
+        self.bound, self.stretch = bound, stretch
+        self.mixing = Order(reversals(dim, layers, rng), stretch)
 
     def layers(self) -> list[SplineLayer]:
         """The layers in the order from data to noise."""
-        layers = self._build(SplineLayer)
-        for layer in layers:
-            layer.bound = self.bound
-        return layers
+        return self._build(SplineLayer, bound=self.bound)
 
 
 class MAF(_Autoregressive):
     """Masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017): affine layers.
 
+    In the plane the first coordinate's scale and shift are constants, which the linear map
+    before them has already: what remains of a layer is an affine coupling, and is built as one.
+
     Args:
         dim: d ≥ 2. The density takes one pass, a sample d.
-        waves, pitch: see Conditioner.
     """
 
     def __init__(
-        self,
-        dim: int,
-        layers: int,
-        width: int,
-        hidden: int,
-        rng: torch.Generator,
-        waves: int = 0,
-        pitch: float = 1.0,
+        self, dim: int, layers: int, width: int, hidden: int, rng: torch.Generator
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
+        super().__init__(dim, layers, width, hidden, rng, each=2, free=0)
 
-    def layers(self) -> list[MAFLayer]:
+    def layers(self) -> list[MAFLayer] | list[Coupling]:
         """The layers in the order from data to noise."""
-        return self._build(MAFLayer)
+        most = reach(len(self.conditioner.weights[0]))
+        if not self.conditioner.alone:
+            return self._build(MAFLayer, most=most)
+        pairs = zip(self.mixing.maps(), self.conditioner.networks())
+        return [Coupling(*maps, network.parts, most) for maps, network in pairs]
 
 
 class IAF(_Autoregressive):
@@ -226,4 +252,4 @@ class IAF(_Autoregressive):
 
     def layers(self) -> list[IAFLayer]:
         """The layers in the order from data to noise."""
-        return self._build(IAFLayer)
+        return self._build(IAFLayer, most=reach(len(self.conditioner.weights[0])))

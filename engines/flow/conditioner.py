@@ -21,7 +21,7 @@ class Network:
     Args:
         waves: frequencies and phases (n, w) each, or None.
         parts: weights (n_in, n_out) and biases (n_out,), masked already.
-        first: (P,) numbers of a first coordinate that nothing conditions, or None.
+        first: numbers of a first coordinate that nothing conditions, or None.
         each: P, how many numbers every coordinate gets.
     """
 
@@ -73,6 +73,8 @@ class Conditioner(nn.Module):
         waves: sines of every input with random frequencies, so that sharp edges can be
             learnt (Tancik et al. 2020); none for more than `WAVY` inputs.
         pitch: spread of the frequencies, in radians per standard deviation of the data.
+        free: of two coordinates, how many numbers the first gets, which nothing conditions;
+            P unless told.
     """
 
     WAVY = 8
@@ -92,13 +94,16 @@ class Conditioner(nn.Module):
         masked: bool = False,
         waves: int = 0,
         pitch: float = 1.0,
+        free: int | None = None,
     ) -> None:
         super().__init__()
         dev = rng.device
         self.each, self.alone = each, masked and n_in == 2
+        self.free = (each if free is None else free) if self.alone else 0
         if self.alone:
             n_in, n_out = 1, 1
-            self.first = nn.Parameter(torch.zeros(layers, each, device=dev))
+        if self.free:
+            self.first = nn.Parameter(torch.zeros(layers, self.free, device=dev))
         waves = waves if n_in <= self.WAVY else 0
         self.wavy = waves > 0
         if self.wavy:
@@ -143,7 +148,7 @@ class Conditioner(nn.Module):
             weights = [w * getattr(self, f"mask{i}") for i, w in enumerate(weights)]
         parts = list(zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(weights, self.biases))))
         n = len(parts)
-        first = (self.FREE * self.first).unbind(0) if self.alone else [None] * n
+        first = (self.FREE * self.first).unbind(0) if self.free else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
         return [Network(a, list(p), f, self.each) for a, p, f in zip(waves, parts, first)]
 
@@ -184,20 +189,26 @@ class Mixing(nn.Module):
 
 
 class Order(nn.Module):
-    """L fixed orders of the coordinates, as maps of determinant ±1.
+    """L fixed orders of the coordinates, as maps of determinant ±1; the first may stretch, too.
 
     Args:
-        start: (L, d, d) their matrices.
+        start: (L, d, d) matrices of the orders.
+        stretch: s, which the first one is multiplied by, and log|det A| = d log s.
     """
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, stretch: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("matrix", start)
-        self.register_buffer("zero", torch.zeros(start.shape[:2], device=start.device))
+        layers, dim = start.shape[:2]
+        scale = torch.ones(layers, device=start.device)
+        scale[0] = stretch
+        self.register_buffer("matrix", scale[:, None, None] * start)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(layers, dim, device=start.device))
 
     def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """A (d, d), c = 0 (d,) and log|det A| = 0 of every layer."""
-        return [(a, zero, zero[0]) for a, zero in zip(self.matrix.unbind(0), self.zero.unbind(0))]
+        """A (d, d), c = 0 (d,) and log|det A| of every layer."""
+        log_dets = self.zero.shape[1] * self.scale.log()
+        return list(zip(self.matrix.unbind(0), self.zero.unbind(0), log_dets.unbind(0)))
 
 
 def swaps(dim: int, layers: int, rng: torch.Generator) -> Tensor:

@@ -75,7 +75,11 @@ class Flow(Engine):
         2, 1, 3, label="Hidden layers", when={"kind": NETWORKED},
         help="Depth of each layer's network.",
     )  # fmt: skip
-    bins: int = knob(40, 4, 64, when={"kind": SPLINES}, help="Pieces of each spline.")
+    bins: int = knob(
+        20, 4, 64, when={"kind": SPLINES},
+        help="Pieces of each spline; in the plane, the autoregressive one bends its first "
+             "coordinate, which no other tells how, in twice as many.",
+    )  # fmt: skip
     mixing: Literal["linear", "swap"] = knob(
         "linear", when={"kind": "RealNVP"},
         help="Between couplings: a learnt linear map, or only exchanging the two halves.",

@@ -29,8 +29,9 @@ class Layer(Protocol):
 class Kind(Protocol):
     """One kind of flow: a Module built as `make(dim, layers, width, hidden, rng, **its_knobs)`.
 
-    Its weights come from `rng` alone, and it begins near the identity. Where first values
-    depend on the data it has `prepare(x)`, which is called once with standardised rows.
+    Its weights come from `rng` alone, and it begins near a rotation (or a stretched one, if it
+    has a `stretch`). Where first values depend on the data it has `prepare(x)`, which is called
+    once with standardised rows.
     """
 
     def layers(self) -> list[Layer]:
