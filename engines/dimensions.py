@@ -91,7 +91,7 @@ class Dimensions(Engine):
     objective = "KL(p‖q)/d = E_{p}[log p(x_{1…d}) − log q(x_{1…d})]/d, d = 2, 4, 8 …"
     look_for = (
         "While there are no more modes than clouds the mixture is at home. The curve over "
-        "dimensions says where it falls behind the flow, and by how much a dimension."
+        "dimensions says where it falls behind the flow, and by how much per dimension."
     )
     paper = "Cappé & Moulines 2009, On-line expectation-maximization; Durkan et al. 2019, Neural spline flows"
     compare = {
@@ -102,7 +102,7 @@ class Dimensions(Engine):
     density_kind = "tractable"
     principle = "maximum likelihood"
     clip_steps = 600
-    loss_label = "log p − log q a dimension, nats"
+    loss_label = "log p − log q per dimension, nats"
     if_diverged = "Try a smaller learning rate, or a larger covariance floor."
 
     n_components: int = knob(
@@ -227,7 +227,7 @@ class Dimensions(Engine):
     # ------------------------------------------------------------ numbers and pictures
 
     def gaps(self) -> np.ndarray:
-        """KL(p‖q)/k of mixture and flow on held-out points, (2, rungs), in nats a dimension.
+        """KL(p‖q)/k of mixture and flow on held-out points, (2, rungs), in nats per dimension.
 
         Where the density of the first k coordinates is not known: the cross-entropy a dimension.
         """
@@ -244,7 +244,7 @@ class Dimensions(Engine):
     def metrics(self) -> list[Metric]:
         mixture, flow = self.recent.tolist() if self.step_count else (math.nan, math.nan)
         what = "Gap" if self.compares else "Cross-entropy"
-        about = f"{what} on all {self.dim} coordinates, a dimension, on recent training batches."
+        about = f"{what} on all {self.dim} coordinates, per dimension, on recent training batches."
         return [
             Metric("gap_mixture", mixture, "nats/dim", "estimate", label=f"{what}, mixture",
                    help=about),
@@ -255,7 +255,8 @@ class Dimensions(Engine):
         what = "Gap to the truth" if self.compares else "Cross-entropy"
         more = "" if len(self.rungs) > 1 else "choose data with more dimensions for a curve"
         panels = [
-            Panel("gap", f"{what}, a dimension", self._draw_gaps, more, None, "large", hz=1,
+            Panel("gap", f"{what} per dimension", self._draw_gaps, more, None, "large", hz=1,
+                  first=len(self.rungs) > 1,
                   help="Mixture and flow, each trained by itself on the first 2, 4, 8 … "
                        f"coordinates; on {HELD:,} held-out points."),
         ]  # fmt: skip
