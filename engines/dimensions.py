@@ -177,7 +177,7 @@ class Dimensions(Engine):
                 lost = lost + self.pool.dataset.log_prob(rows).mean()
             # half of one batch's noise is another's
             self.recent = lost / k if self.age == 0 else torch.lerp(self.recent, lost / k, 0.2)
-        return {"mixture": self.recent[0].clone(), "flow": self.recent[1].clone()}
+        return {"flow": self.recent[1].clone(), "mixture": self.recent[0].clone()}
 
     # ------------------------------------------------------------ the models
 
@@ -271,9 +271,11 @@ class Dimensions(Engine):
 
     def _draw_gaps(self) -> list[Mark]:
         k, (mixture, flow) = np.array(self.rungs, float), self.gaps()
+        # in the colours of their samples
+        roles = ("model", "generator") if self.show == "flow" else ("generator", "model")
         lines = [
-            Curve(f"mixture, K = {self.n_components}", k, mixture, "model"),
-            Curve("spline flow", k, flow, "density"),
+            Curve("spline flow", k, flow, roles[0]),
+            Curve(f"mixture, K = {self.n_components}", k, mixture, roles[1]),
         ]
         name = "KL(p‖q)/d" if self.compares else "−E log q / d"
         levels = [("the truth", 0.0)] if self.compares else []
