@@ -33,9 +33,9 @@ class Card(gr.HTML):
 
 
 class Controls(Card):
-    """A card of knobs: {key, where, knobs: [spec + value], actions, compare}.
+    """A card of knobs: {key, where, engines, knobs: [spec + value], actions, compare}.
 
-    Events: set {where, name, value, turn} · act {name} · beside {labels}.
+    Events: set {where, name, value, turn} · engine {name, turn} · act {name} · beside {labels}.
     """
 
     script, root = "controls", "knobs"

@@ -214,6 +214,12 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             # a drag under way changes nothing but the view
             return found if end else [found[0], *[gr.skip()] * (len(everything) - 1)]
 
+        def on_engine(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
+            session, given = arrive(request, text), _payload(event)
+            if session.stale("engine", given.get("turn")):
+                return shown(session, None)
+            return handler(Session.choose_engine)(session, given.get("name"))
+
         def on_beside(text: str, event: gr.EventData, request: gr.Request) -> list[Any]:
             return handler(Session.set_beside)(arrive(request, text), _payload(event).get("labels"))
 
@@ -317,6 +323,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
             # a knob that is dragged sends twenty of these a second: only what it can change
             card.set(on_set, address, everything[:3], js=HASH_JS, **QUIET)
             card.act(on_act, address, everything, js=HASH_JS, **QUIET)
+            card.engine(on_engine, address, everything, js=HASH_JS, **QUIET)
             card.beside(on_beside, address, everything, js=HASH_JS, **QUIET)
         view.act(on_act, address, everything, js=HASH_JS, **QUIET)
         for kind in own.HANDLERS:

@@ -21,6 +21,7 @@ from engines import ENGINES, BadInput, Engine, Experiment, Run
 from engines.knobs import shown
 from engines.marks import Frame, Metric
 from engines.metrics import TEXT
+from engines.run import lane_label
 
 FOLDER = Path(__file__).parent.parent / "assets" / "presets"
 ROLES = ("break", "mend", "show")
@@ -182,13 +183,11 @@ class Preset:
 
     @property
     def lane_label(self) -> str:
-        """What tells the promise's lane from the others: 'Start k-means++'; '' for a lone run."""
+        """What tells the promise's lane from the others: 'k-means++'; '' for a lone run."""
         now, beside = self.experiment.knobs, self.experiment.beside
         differ = {name: now[name] for changes in beside for name in changes}
         changes = [differ, *beside][self.promise.lane]
-        labels = {name: entry.label for name, entry in self.engine.knobs.items()}
-        text = {k: f"{v:g}" if isinstance(v, float) else f"{v}" for k, v in changes.items()}
-        return " · ".join(f"{labels[k]} {v}" for k, v in text.items())
+        return lane_label(self.engine, changes)
 
     def matches(self, experiment: Experiment) -> bool:
         """Whether an experiment is this one, whatever its seed and how it is looked at."""

@@ -421,6 +421,7 @@ class Session:
         return {
             "key": f"engine {kind.name}",
             "where": "engine",
+            "engines": self.engines(),
             "knobs": [
                 {**entry.spec(), "value": self.experiment.knobs[name]}
                 for name, entry in kind.knobs.items()
@@ -431,6 +432,15 @@ class Session:
             "seed": self.experiment.seed,
             "heard": {k: n for k, n in self._turns.items() if k in kind.knobs},
             "beside": [dict(changes) for changes in self.experiment.beside],
+        }
+
+    def engines(self) -> dict[str, Any]:
+        """The engines of this tab to choose from, name and title; none where there is one."""
+        names = families()[self.family]
+        offered = [[name, ENGINES[name].title, ENGINES[name].tagline] for name in names]
+        return {
+            "offered": offered if len(offered) > 1 else [],
+            "chosen": self.experiment.engine,
         }
 
     def data_controls(self) -> dict[str, Any]:

@@ -136,6 +136,21 @@ function group(knobs) {
   return nodes;
 }
 
+// the engines of a tab that has several: one below the other, for their names are sentences
+function engines() {
+  const offered = (state.engines || {}).offered || [];
+  if (!offered.length) return [];
+  const buttons = offered.map(([name, title, help]) => {
+    const input = el('input', {type: 'radio', name: 'gp-engine', id: `engine-${name}`, value: name});
+    input.addEventListener('change', () => {
+      const turn = window.playgroundTurn = (window.playgroundTurn || 0) + 1;
+      trigger('engine', {name, turn});
+    });
+    return [input, el('label', {for: `engine-${name}`, title: help}, title)];
+  });
+  return [el('div', {class: 'segments engines', role: 'radiogroup', 'aria-label': 'Model'}, ...buttons.flat())];
+}
+
 function build() {
   rows = new Map();
   held = state.knobs;
@@ -147,6 +162,7 @@ function build() {
     return [input, el('label', {for: `beside-${i}`}, name)];
   });
   root.replaceChildren(
+    ...engines(),
     ...group(training),
     ...(actions.length ? [el('div', {class: 'actions'}, ...actions)] : []),
     ...fold('Side by side with', 'Run another setting in lockstep on the same data and seed',
@@ -181,6 +197,7 @@ function onValue() {
   // a comparison under way is never hidden
   if (!same && (state.compare || {}).chosen?.length) root.querySelector('.fold:has(.beside)').open = true;
   for (const input of root.querySelectorAll('.beside input')) input.checked = ((state.compare || {}).chosen || []).includes(input.value);
+  for (const input of root.querySelectorAll('.engines input')) input.checked = input.value === state.engines.chosen;
   refresh();
 }
 

@@ -646,6 +646,7 @@
 
   function paintMesh(p, mark) {
     const [rows, columns] = mark.xy.shape.slice(-3);
+    const every = mark.every || 1;
     const xy = project(p, mark.xy, mark.keys);
     const faint = mark.fade ? cellOpacity(xy, rows, columns) : null;
     const at = (r, k) => (r * columns + k) * 2;
@@ -667,10 +668,10 @@
     };
     for (let r = 0; r < rows; r++) {
       for (let k = 0; k < columns; k++) {
-        if (k + 1 < columns) {
+        if (k + 1 < columns && r % every === 0) {
           segment(paths[bucket(Math.max(r - 1, 0), k, r, k)], at(r, k), at(r, k + 1));
         }
-        if (r + 1 < rows) {
+        if (r + 1 < rows && k % every === 0) {
           segment(paths[bucket(r, Math.max(k - 1, 0), r, k)], at(r, k), at(r + 1, k));
         }
       }
@@ -863,6 +864,20 @@
     ];
   }
 
+  /** A logarithmic axis over a hair's breadth would name its marks with all their digits. */
+  function brief(layout, traces) {
+    if (layout.yaxis.type !== "log") return;
+    const y = traces.flatMap((t) => t.y.filter((v) => v > 0));
+    if (y.length && Math.max(...y) < 2 * Math.min(...y)) layout.yaxis.tickformat = ".3~g";
+  }
+
+  /** A logarithmic axis of a few values is marked at these, not at 2, 3, … 9 of each decade. */
+  function rungs(layout, traces) {
+    if (layout.xaxis.type !== "log") return;
+    const x = [...new Set(traces.flatMap((t) => [...t.x]))];
+    if (x.length <= 8) Object.assign(layout.xaxis, { tickmode: "array", tickvals: x, ticktext: x.map(String) });
+  }
+
   function chartLayout(marks, theme, size) {
     const curves = marks.find((m) => m.type === "Curves");
     const only = marks.find((m) => m.type === "Bars");
@@ -915,7 +930,7 @@
           x: 1,
           y: log ? Math.log10(y) : y,
           xanchor: "right",
-          yanchor: "bottom",
+          yanchor: "top", // what comes down to the level comes from above
           showarrow: false,
           font: { size: theme.size(10), color: theme.mute },
         })),
@@ -1045,8 +1060,9 @@
 
     build() {
       this.title = make("b");
+      this.setting = make("i"); // of several side by side, which one
       this.subtitle = make("em");
-      this.caption = make("span", "gp-caption", this.title, this.subtitle);
+      this.caption = make("span", "gp-caption", this.title, this.setting, this.subtitle);
       this.caption.addEventListener("dblclick", () => this.view.enlarge(this.what.id));
       this.badge = make("span", "gp-badge", "estimate");
       this.badge.title = "An estimate from samples, not an exact quantity.";
@@ -1096,7 +1112,9 @@
         this.around = null;
         this.setShift(null, true);
       }
-      setText(this.title, what.title);
+      const [title, ...setting] = what.title.split(" · ");
+      setText(this.title, title);
+      setText(this.setting, setting.join(" · "));
       setText(this.subtitle, what.subtitle);
       this.caption.title = [what.title, what.subtitle, what.help].filter(Boolean).join("\n");
       this.badge.hidden = !what.estimate;
@@ -1364,6 +1382,8 @@
       const traces = chartTraces(this.get, this.marks, theme);
       const layout = chartLayout(this.marks, theme, this.size);
       calm(layout, traces);
+      brief(layout, traces);
+      rungs(layout, traces);
       this.draw(traces, layout, theme);
       this.showLegend(this.legendOfLines(), theme);
     }
@@ -2373,7 +2393,9 @@
       if (!this.progressParts) {
         this.progressParts = parts.map(() => make("b"));
         const [step, speed, time] = this.progressParts;
-        this.progress.append("step ", step, " · ", speed, " steps/s · ", time, " s");
+        // each in a box of its own: what does not fit is left out as a whole, see the style
+        this.progress.append(make("span", "", "step ", step), make("span", "", "· ", speed, " steps/s"),
+          make("span", "", "· ", time, " s"));
       }
       setText(this.progressParts[0], parts[0].toLocaleString("en-US"));
       setText(this.progressParts[1], parts[1].toLocaleString("en-US"));

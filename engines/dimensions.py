@@ -91,7 +91,7 @@ class Dimensions(Engine):
     objective = "KL(p‖q)/d = E_{p}[log p(x_{1…d}) − log q(x_{1…d})]/d, d = 2, 4, 8 …"
     look_for = (
         "While there are no more modes than clouds the mixture is at home. The curve over "
-        "dimensions says where it falls behind the flow, and by how much a dimension."
+        "dimensions says where it falls behind the flow, and by how much per dimension."
     )
     paper = "Cappé & Moulines 2009, On-line expectation-maximization; Durkan et al. 2019, Neural spline flows"
     compare = {
@@ -102,7 +102,7 @@ class Dimensions(Engine):
     density_kind = "tractable"
     principle = "maximum likelihood"
     clip_steps = 600
-    loss_label = "log p − log q a dimension, nats"
+    loss_label = "log p − log q per dimension, nats"
     if_diverged = "Try a smaller learning rate, or a larger covariance floor."
 
     n_components: int = knob(
@@ -177,7 +177,7 @@ class Dimensions(Engine):
                 lost = lost + self.pool.dataset.log_prob(rows).mean()
             # half of one batch's noise is another's
             self.recent = lost / k if self.age == 0 else torch.lerp(self.recent, lost / k, 0.2)
-        return {"mixture": self.recent[0].clone(), "flow": self.recent[1].clone()}
+        return {"flow": self.recent[1].clone(), "mixture": self.recent[0].clone()}
 
     # ------------------------------------------------------------ the models
 
@@ -227,7 +227,7 @@ class Dimensions(Engine):
     # ------------------------------------------------------------ numbers and pictures
 
     def gaps(self) -> np.ndarray:
-        """KL(p‖q)/k of mixture and flow on held-out points, (2, rungs), in nats a dimension.
+        """KL(p‖q)/k of mixture and flow on held-out points, (2, rungs), in nats per dimension.
 
         Where the density of the first k coordinates is not known: the cross-entropy a dimension.
         """
@@ -244,7 +244,7 @@ class Dimensions(Engine):
     def metrics(self) -> list[Metric]:
         mixture, flow = self.recent.tolist() if self.step_count else (math.nan, math.nan)
         what = "Gap" if self.compares else "Cross-entropy"
-        about = f"{what} on all {self.dim} coordinates, a dimension, on recent training batches."
+        about = f"{what} on all {self.dim} coordinates, per dimension, on recent training batches."
         return [
             Metric("gap_mixture", mixture, "nats/dim", "estimate", label=f"{what}, mixture",
                    help=about),
@@ -255,7 +255,8 @@ class Dimensions(Engine):
         what = "Gap to the truth" if self.compares else "Cross-entropy"
         more = "" if len(self.rungs) > 1 else "choose data with more dimensions for a curve"
         panels = [
-            Panel("gap", f"{what}, a dimension", self._draw_gaps, more, None, "large", hz=1,
+            Panel("gap", f"{what} per dimension", self._draw_gaps, more, None, "large", hz=1,
+                  first=len(self.rungs) > 1,
                   help="Mixture and flow, each trained by itself on the first 2, 4, 8 … "
                        f"coordinates; on {HELD:,} held-out points."),
         ]  # fmt: skip
@@ -270,9 +271,11 @@ class Dimensions(Engine):
 
     def _draw_gaps(self) -> list[Mark]:
         k, (mixture, flow) = np.array(self.rungs, float), self.gaps()
+        # in the colours of their samples
+        roles = ("model", "generator") if self.show == "flow" else ("generator", "model")
         lines = [
-            Curve(f"mixture, K = {self.n_components}", k, mixture, "model"),
-            Curve("spline flow", k, flow, "density"),
+            Curve("spline flow", k, flow, roles[0]),
+            Curve(f"mixture, K = {self.n_components}", k, mixture, roles[1]),
         ]
         name = "KL(p‖q)/d" if self.compares else "−E log q / d"
         levels = [("the truth", 0.0)] if self.compares else []

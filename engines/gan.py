@@ -329,7 +329,7 @@ class GAN(Engine):
         sliced = f"a slice: 2 of {self.latent} noise dimensions" if self.latent > 2 else ""
         panels = [
             Panel("discriminator", "Discriminator D(x)", self._discriminator,
-                  "above ½: taken for data; below ½: for a sample", box, "small", hz=8,
+                  "above ½: data; below: a sample", box, "small", hz=8,
                   help="D's probability that a point is data, with held-out data and samples. A "
                   "large R1 penalty flattens it to ½ even where samples and data still differ."),
             Panel("optimal", f"What D should be: {p}/({p} + q̂)", self._optimal,

@@ -107,12 +107,14 @@ class Arrows(Mark):
 class Mesh(Mark):
     """A warped grid: (R, C, 2) vertices or keyframed (T, R, C, 2).
 
-    `fade` lets the opacity of a cell fall as its area grows against the median cell.
+    `fade` lets the opacity of a cell fall as its area grows against the median cell. Only every
+    `every`-th line is drawn, through all vertices on it, so that bent lines are seen bent.
     """
 
     xy: np.ndarray
     role: Role = "plain"
     fade: bool = True
+    every: int = 1
     keys: np.ndarray | None = None
     label: str = ""
     static: bool = False
@@ -235,6 +237,7 @@ class Panel:
     while streaming, always when a single frame is asked for. `box` gives equal axes over
     the same extent as its neighbours; None leaves the axes to the marks. Without `equal` the
     two axes have units of their own, and the box fills the panel: y is a height over x.
+    With `first` it stands before the pictures that all engines share, not after them.
     """
 
     id: str
@@ -249,6 +252,7 @@ class Panel:
     lane: int = 0
     help: str = ""
     equal: bool = True
+    first: bool = False
 
     def drawn(self) -> Panel:
         """The same panel with its marks worked out."""

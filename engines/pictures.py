@@ -304,7 +304,7 @@ def _images(lane: Lane) -> list[Panel]:
         Panel("samples", _name(lane, "Samples of the model"), samples, "the same noise all along",
               None, "large", hz=10, help="Each cell keeps its noise, so you watch it take shape."),
         Panel("neighbours", _name(lane, "Memory or invention?"), neighbours,
-              "each sample beside its nearest training image", None, "small", hz=2,
+              "sample, then nearest training image", None, "small", hz=2,
               help="Pairs that look the same are copies, not inventions."),
     ]  # fmt: skip
     if lane.index == 0:

@@ -190,7 +190,7 @@ class Run:
         kind, beside = ENGINES[self.experiment.engine], self.experiment.beside
         differ = {k: self.experiment.knobs[k] for changes in beside for k in changes}
         for lane, changes in zip(self.lanes, [differ, *beside], strict=True):
-            lane.label = _describe(kind, changes)
+            lane.label = lane_label(kind, changes)
 
     def haunt(self, before: list[Lane]) -> None:
         """Keep the loss curves of the lanes of an earlier run as ghosts of this one's."""
@@ -424,9 +424,12 @@ class Run:
             # an engine's own picture takes the place of the shared one of its id
             mine = {panel.id: panel for panel in own}
             both = [mine.pop(panel.id, panel) for panel in pictures.shared(lane)]
-            for panel in [*both, *(panel for panel in own if panel.id in mine)]:
+            rest, owned = [panel for panel in own if panel.id in mine], {id(p) for p in own}
+            for panel in sorted([*both, *rest], key=lambda panel: not panel.first):
                 panel.lane = lane.index
-                if lane.label and len(self.lanes) > 1 and lane.label not in panel.title:
+                # a shared picture without a name of a lane, like the data's, is of all
+                theirs = id(panel) in owned and lane.label and len(self.lanes) > 1
+                if theirs and lane.label not in panel.title:
                     panel.title = f"{panel.title} · {lane.label}"
                 if panel.id in hidden:
                     lane.panels.pop(panel.id, None)
@@ -549,10 +552,14 @@ def _unpacked(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise BadInput("That is not a checkpoint, or it is damaged.")
 
 
-def _describe(kind: type[Engine], changes: dict[str, Any]) -> str:
-    """A lane's short label: 'fit gradient · K 4'."""
-    parts = [
-        f"{kind.knobs[k].label} {v:g}" if isinstance(v, float) else f"{kind.knobs[k].label} {v}"
-        for k, v in changes.items()
-    ]
+def lane_label(kind: type[Engine], changes: dict[str, Any]) -> str:
+    """A lane's short label: 'gradient · K = 4'. A choice that is a word speaks for itself."""
+
+    def part(name: str, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        label = kind.knobs[name].label
+        return f"{label} = {value:g}" if isinstance(value, float) else f"{label} = {value}"
+
+    parts = [part(name, value) for name, value in changes.items()]
     return " · ".join(parts)

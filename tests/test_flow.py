@@ -5,6 +5,7 @@ Each check is a function that a wrong twin (dropped Jacobian, flipped sign …) 
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,11 +114,35 @@ def test_the_grid_runs_from_the_noise_to_the_data():
     assert grid.keys[0] == 0 and grid.keys[-1] == 12
     line = torch.linspace(-2, 2, engine.grid_lines)
     z = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
-    assert torch.allclose(torch.from_numpy(grid.xy[0]), z, atol=1e-4), "first key is the noise"
+    xy = grid.xy[:, :: grid.every, :: grid.every]  # where its lines cross
+    assert torch.allclose(torch.from_numpy(xy[0]), z, atol=1e-4), "first key is the noise"
     with torch.no_grad():
         x = engine.decode(z.reshape(-1, 2)).reshape(z.shape)
-    assert torch.allclose(torch.from_numpy(grid.xy[-1]), x, atol=1e-3), "last key is the data"
-    assert not torch.allclose(torch.from_numpy(grid.xy[0]), x, atol=0.1)
+    assert torch.allclose(torch.from_numpy(xy[-1]), x, atol=1e-3), "last key is the data"
+    assert not torch.allclose(torch.from_numpy(xy[0]), x, atol=0.1)
+
+
+def test_halfway_through_an_autoregressive_layer_one_coordinate_has_moved():
+    run = Experiment("moons", "flow", knobs={"kind": "spline", "splines": 1}).start("cpu")
+    engine = run.train(steps=60).engine
+    grid = mark(run, "grid", Mesh)
+    assert list(grid.keys) == [0, 0.5, 1]
+    assert panel(run, "grid").slider.high == 1
+    z = torch.from_numpy(grid.xy[0]).reshape(-1, 2)
+    with torch.no_grad():
+        x = engine.standardise(engine.decode(z))
+    # the data's own scale is blended in, half of it by now
+    std, mean = engine._std, engine._mean
+    half = torch.stack([x[:, 0], z[:, 1]], 1) * (1 + std) / 2 + mean / 2
+    seen = torch.from_numpy(grid.xy[1]).reshape(-1, 2)
+    assert torch.allclose(seen, half, atol=1e-3)
+    straight = (z + x) / 2 * (1 + std) / 2 + mean / 2
+    assert not torch.allclose(seen, straight, atol=0.1), "not the mean of both ends"
+    for t in np.linspace(0, 1, 9):  # what the browser draws in between never folds over
+        a, b, mix = (grid.xy[0], grid.xy[1], 2 * t) if t < 0.5 else (*grid.xy[1:], 2 * t - 1)
+        at = (1 - mix) * a + mix * b
+        right, up = np.diff(at, axis=1)[:-1], np.diff(at, axis=0)[:, :-1]
+        assert (right[..., 0] * up[..., 1] - right[..., 1] * up[..., 0] > 0).mean() > 0.999
 
 
 def test_the_dragged_point_lands_where_f_says_and_touches_nothing():

@@ -353,6 +353,22 @@ def test_changing_tab_parks_the_run_and_takes_data_and_seed_along(session):
     assert back["step"] == 0 and session.experiment.knobs["n_components"] == 5
 
 
+def test_a_tab_of_several_engines_offers_them_and_keeps_data_and_run(session):
+    session.open(Experiment("moons", "mixture", seed=7))
+    list(session.step(12))
+    offered = session.controls()["engines"]
+    names = [name for name, *_ in offered["offered"]]
+    assert names == families()["Mixture"] and len(names) > 1 and offered["chosen"] == "mixture"
+    session.choose_engine("deep_mixture")
+    assert session.controls()["engines"]["chosen"] == session.experiment.engine == "deep_mixture"
+    assert session.experiment.dataset == "moons" and session.experiment.seed == 7
+    session.choose_family("Flow")
+    assert session.controls()["engines"]["offered"] == [], "one engine is no choice"
+    session.choose_family("Mixture")
+    assert session.experiment.engine == "deep_mixture", "the tab remembers"
+    assert shown(session.choose_engine("mixture"))["step"] == 12
+
+
 def test_changing_tab_stops_a_playing_run(session):
     player = Player(session)
     player.wait(lambda p: last_step(p) > 3)

@@ -89,7 +89,7 @@ def panels(engine: Divergence) -> list[Panel]:
                    "by the ends of its axes: every number follows, also while paused.")
         if plane else
         Panel("model", f"{target.name} and q", lambda: _fitted_line(engine),
-              about.lstrip(", ") or "drag the tops; the sides of p give its widths", box, "large",
+              about.lstrip(", ") or "drag tops, and sides of p", box, "large",
               equal=False,
               help="Drag the top of q or of a mode of p; up is narrower for q, heavier for a mode "
                    "of p. The sides of p's modes change their widths.")
@@ -105,9 +105,10 @@ def panels(engine: Divergence) -> list[Panel]:
     if engine.fit.starts > 1:
         out += [
             Panel("starts", "Where each start ended", lambda: _starts(engine),
-                  "the first is q elsewhere", box, "large", hz=10, equal=plane,
+                  "one colour for each optimum", box, "large", hz=10, equal=plane, first=True,
                   help="All q's that are fitted from different starts, coloured by the optimum "
-                       "that they have come to; colours begin with the best."),
+                       "that they have come to; colours begin with the best. The other pictures "
+                       "and How close are about the first of them."),
             Panel("ranking", "Divergence of each start", lambda: _ranking(engine),
                   "best first, by number of the start", hz=4,
                   help="Steps in this row are different local optima."),
@@ -115,7 +116,7 @@ def panels(engine: Divergence) -> list[Panel]:
     return [
         *out,
         Panel("decomposition", "H(p, q) = H(p) + KL(p‖q)", lambda: _decomposition(engine),
-              "cross-entropy is entropy and what q costs", hz=8,
+              "entropy, and what q costs beside it", hz=8,
               help="Nats to describe p by q; nats that p needs by itself; and the difference."),
         Panel("divergences", "All divergences", lambda: _divergences(engine),
               "of this q", hz=8,

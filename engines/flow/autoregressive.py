@@ -17,10 +17,14 @@ from engines.flow.spline import parameters, spline, spline_inverse
 class _Layer:
     """Linear mixing, then an autoregressive transformation.
 
+    With `one_by_one` pictures may show it halfway: y from z one coordinate after the other.
+
     Args:
         matrix, shift, log_det: A (d, d), c (d,), log|det A|.
         network: (N, d) → (N, d, P), row i of what only depends on coordinates before i.
     """
+
+    one_by_one = True
 
     def __init__(self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network) -> None:
         self.matrix, self.shift, self.log_det, self.network = matrix, shift, log_det, network

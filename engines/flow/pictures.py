@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engines.flow.engine import Flow
 
 KEYFRAMES, JOURNEYS, FIELD = 9, 300, 60
+VERTICES = 12_000  # of a warped grid, over all its states: what a line of 1 Mbit/s can carry
 
 
 class States:
@@ -30,18 +31,35 @@ class States:
     not linear moves points. R_0⁻¹ is blended in towards k = 0, and the data's own scale
     towards k = L, so that both ends are exact: state 0 is the noise and state L the data.
     A layer without a mixing has the identity in its place.
+
+    A few autoregressive layers are shown in halves: from the noise on, the first coordinate
+    moves, then the second as the first says. So each half is a map of one coordinate, and what
+    the browser draws between two stops, (1 − t) z + t y, is one-to-one as they are.
     """
 
     def __init__(self, engine: Flow) -> None:
         self.engine = engine
         self.layers = engine.shown.layers()
+        one_by_one = all(getattr(layer, "one_by_one", False) for layer in self.layers)
+        self.halves = one_by_one and 2 * len(self.layers) < KEYFRAMES
+        self.stops = np.linspace(0, len(self), len(self) * (2 if self.halves else 1) + 1)
         self.frames = self._frames()
 
     def __len__(self) -> int:
         return len(self.layers)
 
+    def _halved(self, states: list[Tensor]) -> list[Tensor]:
+        """States (L+1) × (N, 2) from noise to data → one more in the middle of every layer."""
+        if not self.halves:
+            return states
+        out = states[:1]
+        for layer, z, x in zip(self.layers[::-1], states[:-1], states[1:], strict=True):
+            y = torch.addmm(layer.shift, x, layer.matrix)
+            out += [torch.cat([y[:, :1], z[:, 1:]], 1), x]
+        return out
+
     def _frames(self) -> Tensor:
-        """Affine maps (L+1, 3, 3), from the noise to the data."""
+        """Affine maps (S, 3, 3), one for every stop, from the noise to the data."""
         engine, eye = self.engine, torch.eye(3, device=self.engine.device)
         rest = [eye]  # from the data side: R_L, R_{L−1}, …
         for layer in self.layers:
@@ -49,34 +67,35 @@ class States:
             if hasattr(layer, "matrix"):
                 mix[:2, :2], mix[2, :2] = layer.matrix, layer.shift
             rest.append(torch.linalg.inv(mix) @ rest[-1])
-        rest = torch.stack(rest[::-1])
+        # halfway a layer's mixing is still to come
+        rest = torch.stack([rest[::-1][int(stop)] for stop in self.stops])
         scale = torch.diag(torch.cat([engine._std, torch.ones_like(engine._std[:1])]))
         scale[2, :2] = engine._mean
-        k = torch.linspace(0, 1, len(rest), device=engine.device)[:, None, None]
+        k = torch.linspace(0, 1, len(self.stops), device=engine.device)[:, None, None]
         return rest @ torch.lerp(torch.linalg.inv(rest[0]), eye, k) @ torch.lerp(eye, scale, k)
 
     def _seen(self, states: list[Tensor]) -> Tensor:
-        """States (L+1) × (N, 2), from noise to data → their places in the picture."""
-        y = torch.stack([state.float() for state in states])
+        """States (L+1) × (N, 2), from noise to data → (S, N, 2), their places in the picture."""
+        y = torch.stack([state.float() for state in self._halved(states)])
         return y @ self.frames[:, :2, :2] + self.frames[:, 2:, :2]
 
     def from_noise(self, z: Tensor) -> Tensor:
-        """Noise (N, 2) → (L+1, N, 2): its place after 0, 1, … L layers."""
+        """Noise (N, 2) → (S, N, 2): its place at every stop, after 0, 1, … L layers."""
         states = [z]
         for layer in reversed(self.layers):
             states.append(layer.inverse(states[-1]))
         return self._seen(states)
 
     def from_data(self, x: Tensor) -> Tensor:
-        """Data (N, 2) → (L+1, N, 2), from its noise to itself."""
+        """Data (N, 2) → (S, N, 2), from its noise to itself."""
         states = [self.engine.standardise(x)]
         for layer in self.layers:
             states.append(layer.forward(states[-1])[0])
         return self._seen(states[::-1])
 
     def keys(self) -> np.ndarray:
-        """The states that travel to the browser, which fills in what is between."""
-        n = len(self)
+        """Numbers of the stops that travel to the browser, which fills in what is between."""
+        n = len(self.stops) - 1
         return np.unique(np.linspace(0, n, min(n + 1, KEYFRAMES)).round()).astype(int)
 
 
@@ -93,13 +112,16 @@ def plane(engine: Flow) -> list[Panel]:
         return Slider("layer", 0, n, n, ("noise", "data"))
 
     def grid() -> list[Mark]:
-        e, lines = engine.grid_extent, engine.grid_lines
+        e, lines, states = engine.grid_extent, engine.grid_lines, States(engine)
+        keys = states.keys()
+        # a bent line needs vertices between its crossings
+        every = max(1, min(3, int(math.sqrt(VERTICES / len(keys)) / lines)))
+        lines = (lines - 1) * every + 1
         half = e * (1 + 1 / (lines - 1))  # cell centres of this box end at ±e
         z = engine.shown.base.place(centres((-half, half, -half, half), lines, engine.device))
-        states = States(engine)
-        keys = states.keys()
         xy = states.from_noise(z)[keys].reshape(len(keys), lines, lines, 2)
-        return [Mesh(numpy(xy), "model", keys=keys.astype(float), label="noise grid")]
+        at = states.stops[keys]
+        return [Mesh(numpy(xy), "model", every=every, keys=at, label="noise grid")]
 
     def journey() -> list[Mark]:
         z = engine.noise(JOURNEYS)
@@ -109,7 +131,7 @@ def plane(engine: Flow) -> list[Panel]:
         path = numpy(states.from_data(engine.probe())[:, 0])
         return [
             Points(numpy(states.from_noise(z)[keys]), group=numpy(sector.int()),
-                   keys=keys.astype(float), label="by direction in the noise"),
+                   keys=states.stops[keys], label="by direction in the noise"),
             Paths(path[None], "truth", 1.6, opacity=0.9, label="the point's way"),
             Handles(path[:1], "follow_noise", ("noise",), "noise"),
             Handles(path[-1:], "follow", ("data",), "data"),
@@ -124,15 +146,16 @@ def plane(engine: Flow) -> list[Panel]:
 
     return [
         Panel("grid", "Noise grid, warped", grid,
-              f"to ±{engine.grid_extent:g} σ; seen without the turns between layers", box,
+              f"it bends, and never tears; to ±{engine.grid_extent:g} σ", box,
               "small", slider(), hz=3,
               help="A square grid in the noise, carried to the data: it may bend and squeeze, "
-                   "but never tear or cross itself."),
+                   "but never tear or cross itself. It is seen without the turns between layers. "
+                   "Within an autoregressive layer one coordinate moves after the other."),
         Panel("journey", "From noise to data", journey, "colours: direction in the noise",
               box, "small", slider(), hz=3,
               help="The same samples at every layer. Drag either ring: the data to see where "
                    "it lies in the noise, the noise to see what it becomes."),
-        Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|", box, "small", hz=4,
+        Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|, f: data to noise", box, "small", hz=4,
               help="Red: f spreads a small area of data over much noise, so density is high "
                    "there. Blue: it squeezes."),
     ]  # fmt: skip
