@@ -111,6 +111,8 @@ def hierarchical(
         rest = x - centres[own]
         size = rest.square().mean().sqrt().clamp_min(1e-3)
         frame = torch.linalg.eigh(rest.T @ rest / n).eigenvectors.flip(1)[:, :dim]
+        # more numbers than the rows have: the others begin as nothing but jitter
+        frame = torch.nn.functional.pad(frame, (0, dim - frame.shape[1]))
         jitter = torch.randn(count, d, dim, generator=rng, device=x.device, dtype=x.dtype)
         load = size * (frame + 0.05 * jitter)
         log_noise = (0.3 * size).log() + x.new_zeros(count, d)
@@ -163,7 +165,7 @@ class DeepMixture(Engine):
     )  # fmt: skip
     latent: int = knob(
         2, 1, 8, label="Numbers between layers",
-        help="The dimension of what each layer hands to the next; never more than the data's own.",
+        help="The dimension of what each layer hands to the next.",
     )  # fmt: skip
     n_points: int = knob(
         50_000, 100, 100_000, log=True, label="Training points", help="How many points are fitted."
@@ -198,7 +200,7 @@ class DeepMixture(Engine):
     def start(self, pool: Pool) -> None:
         super().start(pool)
         self._choose(self.rng)
-        self.dims = min(self.latent, self.dim)
+        self.dims = self.latent
         some = self._z[:GUESSED_FROM]
         self.net = Layers(hierarchical(some, self.counts, [self.dims] * self.layers, self.rng))
         self.optimiser = adam(self.net.parameters(), self.lr)
