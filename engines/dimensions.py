@@ -252,8 +252,9 @@ class Dimensions(Engine):
         ]  # fmt: skip
 
     def panels(self) -> list[Panel]:
-        what = "Gap to the truth" if self.compares else "Cross-entropy"
-        more = "" if len(self.rungs) > 1 else "choose data with more dimensions for a curve"
+        what = "Gap" if self.compares else "Cross-entropy"
+        more = "to the truth" if self.compares else ""
+        more = more if len(self.rungs) > 1 else "choose data with more dimensions for a curve"
         panels = [
             Panel("gap", f"{what} per dimension", self._draw_gaps, more, None, "large", hz=1,
                   first=len(self.rungs) > 1,

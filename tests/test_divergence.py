@@ -448,3 +448,23 @@ def test_the_exact_density_of_the_plane_is_normalised():
     box, n = (-12.0, 12.0, -12.0, 12.0), 600
     mass = run.log_prob(centres(box, n)).double().exp().sum() * (24 / n) ** 2
     assert float(mass) == pytest.approx(1, abs=5e-3)
+
+
+def test_many_starts_come_first_and_a_choice_names_its_lane():
+    knobs = {"minimise": "reverse KL", "starts": 4}
+    beside = [{"minimise": "forward KL"}]
+    run = Experiment("ring8soft", "divergence", knobs=knobs, beside=beside).start("cpu")
+    assert [lane.label for lane in run.lanes] == ["reverse KL", "forward KL"]
+    panels = [p for p in run.frame().panels if p.lane == 0]
+    assert panels[0].id == "starts" and panels[0].title == "Where each start ended · reverse KL"
+    run = Experiment("ring8soft", "divergence", beside=[{"starts": 2, "width": 0.25}]).start("cpu")
+    assert run.lanes[1].label == "Starts = 2 · Start width = 0.25"
+    assert run.frame().panels[0].id == "model", "one start has no picture of its own"
+
+
+def test_what_all_lanes_share_names_none_of_them():
+    run = Experiment("moons", "flow", beside=[{"width": 8}]).start("cpu")
+    titles = {(p.id, p.lane): p.title for p in run.frame().panels}
+    assert titles["truth", 0] == "Exact density" and ("truth", 1) not in titles
+    assert titles["model", 1] == "Model density · Width = 8"
+    assert titles["grid", 0] == "Noise grid, warped · Width = 64"

@@ -405,3 +405,14 @@ def test_the_page_of_the_api_names_every_call(server, browser):
         expect(docs).to_contain_text("a number for each name that the action takes")
     finally:
         page.context.close()
+
+
+def test_a_tab_of_several_engines_lets_one_choose(page):
+    tab(page, "Mixture").click()
+    heading = page.locator(".gp-head h2")
+    expect(heading).to_have_text("Gaussian mixture", timeout=15_000)
+    page.locator("label[for=engine-deep_mixture]").click()
+    expect(heading).to_have_text("Deep Gaussian mixture", timeout=15_000)
+    expect(page.locator("#engine-deep_mixture")).to_be_checked()
+    expect(page.locator("[data-knob=k1]")).to_be_visible()
+    assert address(page).engine == "deep_mixture"
