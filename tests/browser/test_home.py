@@ -146,8 +146,10 @@ def test_clips_move_while_they_are_seen_and_can_be_paused(server, browser):
         page.wait_for_timeout(700)
         assert page.evaluate(SEEN) != first
         assert page.locator(".home-step").first.inner_text().startswith("recorded: step ")
-        ink = """() => [...document.querySelectorAll('.home-clip canvas')].every(c =>
-            c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0))"""
+        ink = """() => [...document.querySelectorAll('.home-clip canvas')].filter(c => {
+            const box = c.getBoundingClientRect();
+            return box.top >= 0 && box.bottom <= innerHeight;
+        }).every(c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0))"""
         page.wait_for_function(ink, timeout=30_000)
         button(page, "Pause the clips").click()
         page.wait_for_timeout(200)
@@ -186,12 +188,24 @@ def test_home_fits(server, browser, scheme, width, height):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         small = """() => [...document.querySelectorAll('#gp-home .home *')].filter(e =>
             e.children.length === 0 && e.textContent.trim() && e.offsetParent
-            && parseFloat(getComputedStyle(e).fontSize) < 13).map(e => e.textContent)"""
-        assert page.evaluate(small) == []
+            && parseFloat(getComputedStyle(e).fontSize) < 13).map(
+                e => `${e.textContent} ${e.tagName} ${getComputedStyle(e).fontSize}`)"""
+        for _ in range(20):  # style sheets may still be on their way
+            if not (found := page.evaluate(small)):
+                break
+            page.wait_for_timeout(250)
+        assert found == []
         lines = page.locator(".home-lines path").count()
         assert lines >= len(ENGINES), "the map has its lines"
-        open_tabs = page.get_by_role("tab").all_inner_texts()
-        assert open_tabs[: 1 + len(families())] == [TAB, *families()]
+        wanted = [TAB, *families()]
+        in_sight = page.locator(
+            "#gp-tabs .tab-container:visible button[role=tab]"
+        ).all_inner_texts()
+        assert in_sight == wanted[: len(in_sight)]
+        if len(in_sight) < len(wanted):  # the others wait in a menu
+            page.locator("#gp-tabs .overflow-menu > button").click()
+            menu = page.locator("#gp-tabs .overflow-dropdown button")
+            assert menu.all_inner_texts() == wanted[len(in_sight) :]
     finally:
         page.context.close()
 

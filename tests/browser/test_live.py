@@ -282,7 +282,7 @@ def test_a_view_that_nobody_sees_paints_nothing(stage: Stage) -> None:
     assert [a for a in stage.sent("ack") if a.get("hidden")] == [{"seq": 2, "hidden": True}]
     assert {"visible": False} in stage.sent("view")
     stage.page.evaluate("document.getElementById('v').style.display = ''")
-    stage.page.wait_for_function("playground.step == 24")
+    stage.page.wait_for_function(f"playground.step == 24 && playground.drawn > {drawn}")
     assert stage.spot("lost") == pytest.approx((4, 0), abs=0.1)
 
 

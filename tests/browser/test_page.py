@@ -153,14 +153,14 @@ def test_a_restarting_knob_restarts_and_undo_brings_the_run_back(page):
     button(page, "+10").click()
     wait_step(page, "s === 10")
     settled(page)
-    box = page.locator("[data-knob=layers] input.value")
-    box.fill("5")
+    box = page.locator("[data-knob=bins] input.value")
+    box.fill("8")
     box.press("Enter")
     wait_step(page, "s === 0")
-    assert address(page).knobs["layers"] == 5
+    assert address(page).knobs["bins"] == 8
     button(page, "Undo").click()
     wait_step(page, "s === 10")
-    expect(box).to_have_value("12")
+    expect(box).to_have_value("20")
 
 
 def test_the_address_opens_the_same_experiment_on_another_machine(page, server, browser):
