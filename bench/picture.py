@@ -7,6 +7,7 @@ as a line and their range as a band, and the kernel estimate as a level.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 from collections import defaultdict
@@ -59,11 +60,12 @@ def figure(kept: list[dict], dark: bool) -> go.Figure:
                             marker_size=5, showlegend=row["label"] not in told, **same)  # fmt: skip
             told.add(row["label"])
         if level is not None:
-            fig.add_hline(level, line={"color": ink, "width": 1, "dash": "dot"}, row=1, col=column,
-                          annotation_text="kernel estimate", annotation_font_size=10,
-                          annotation_position="bottom left")  # fmt: skip
+            fig.add_hline(level, line={"color": ink, "width": 1, "dash": "dot"}, row=1, col=column)
+            fig.add_annotation(x=math.log10(30), y=math.log10(level), text="kernel estimate",
+                               font_size=10, showarrow=False, xanchor="right", yanchor="bottom",
+                               row=1, col=column)  # fmt: skip
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 15, 30], gridcolor=line, title="CPU seconds")
-    fig.update_yaxes(type="log", dtick=1, gridcolor=line)
+    fig.update_yaxes(type="log", dtick=1, gridcolor=line, tickformat="~f")
     fig.update_yaxes(title="KL(p‖q), nats", col=1)
     fig.update_layout(
         showlegend=True, width=1280, height=430,
