@@ -18,6 +18,7 @@ from engines.pictures import centres, numpy
 
 if TYPE_CHECKING:
     from engines.flow.engine import Flow
+    from engines.flow.layers import Layer
 
 KEYFRAMES, JOURNEYS, FIELD = 9, 300, 60
 VERTICES = 12_000  # of a warped grid, over all its states: what a line of 1 Mbit/s can carry
@@ -48,13 +49,19 @@ class States:
     def __len__(self) -> int:
         return len(self.layers)
 
+    def _matrix(self, layer: Layer) -> Tensor:
+        """A layer's mixing. Seen in halves it keeps its area: a coordinate that has moved shall
+        stand where it will be, and not wait for the other one to be scaled back."""
+        size = torch.linalg.det(layer.matrix).abs().sqrt() if self.halves else 1.0
+        return layer.matrix / size
+
     def _halved(self, states: list[Tensor]) -> list[Tensor]:
         """States (L+1) × (N, 2) from noise to data → one more in the middle of every layer."""
         if not self.halves:
             return states
         out = states[:1]
         for layer, z, x in zip(self.layers[::-1], states[:-1], states[1:], strict=True):
-            y = torch.addmm(layer.shift, x, layer.matrix)
+            y = torch.addmm(layer.shift, x, self._matrix(layer))
             out += [torch.cat([y[:, :1], z[:, 1:]], 1), x]
         return out
 
@@ -65,7 +72,7 @@ class States:
         for layer in self.layers:
             mix = eye.clone()
             if hasattr(layer, "matrix"):
-                mix[:2, :2], mix[2, :2] = layer.matrix, layer.shift
+                mix[:2, :2], mix[2, :2] = self._matrix(layer), layer.shift
             rest.append(torch.linalg.inv(mix) @ rest[-1])
         # halfway a layer's mixing is still to come
         rest = torch.stack([rest[::-1][int(stop)] for stop in self.stops])
