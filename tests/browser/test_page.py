@@ -329,7 +329,10 @@ def test_a_server_that_was_restarted_opens_what_the_page_shows(server, browser, 
         page.wait_for_function(
             "location.hash && document.querySelector('[data-knob=n_components]')"
         )
-        page.wait_for_timeout(500)
+        for _ in range(40):  # the address follows a moment after the knobs
+            if address(page).engine == "mixture":
+                break
+            page.wait_for_timeout(250)
         assert address(page).engine == "mixture"
         own.restart()
         page.wait_for_timeout(1500)
