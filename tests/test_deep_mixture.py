@@ -15,6 +15,8 @@ from engines.data.base import Dataset
 from engines.deep_mixture import DeepMixture, Layers, hierarchical, numbers_in
 from engines.mixture.gaussians import Gaussians, free_parameters, log_density
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 
 def engine_of(steps: int = 40, dataset: str = "moons", **knobs) -> DeepMixture:
     run = Experiment(dataset, "deep_mixture", knobs={"floor": 1e-3, **knobs}).start("cpu")

@@ -20,6 +20,8 @@ from engines.flow import log_normal
 from engines.flow.continuous import REACH, Continuous, Field, OneHidden, Segment, squash
 from engines.pictures import centres
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 
 def shaken(hidden=1, layers=6, width=16, size=0.4, seed=0) -> Continuous:
     """A field far from its start."""

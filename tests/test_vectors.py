@@ -16,6 +16,8 @@ from engines.data.vectors import CENTRE, SIGMA, Corners
 from engines.dimensions import Dimensions, StepwiseMixture, rungs
 from engines.mixture.gaussians import Gaussians, em_update, log_density
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 
 def draw(d: int, n: int = 4000, seed: int = 0) -> torch.Tensor:
     return Corners(dimensions=d).sample(n, torch.Generator().manual_seed(seed))
