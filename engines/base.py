@@ -113,6 +113,14 @@ class Engine(Knobbed):
         """n samples (n, dim) in data units, from `generator` or else the viewing generator."""
         raise NotImplementedError
 
+    def draws(self, n: int) -> Tensor:
+        """n draws (n, dim) of exactly what `log_prob` describes, from the viewing generator.
+
+        Those of `sample`, unless a model's own way of sampling is only an approximation: what is
+        averaged over q, as KL(q‖p) is, takes these.
+        """
+        return self.sample(n)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Normalised log-density in nats and data units, (N, dim) → (N,)."""
         raise NotImplementedError(f"{self.name} has no density.")
@@ -160,6 +168,11 @@ class Engine(Knobbed):
     @property
     def has_density(self) -> bool:
         return type(self).log_prob is not Engine.log_prob
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether `draws` are others than the model's samples."""
+        return type(self).draws is not Engine.draws
 
     def standardise(self, x: Tensor) -> Tensor:
         """Data units → zero mean and unit variance per column."""

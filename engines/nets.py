@@ -80,3 +80,63 @@ class Average(nn.Module):
         d = min(self.decay, (1 + step) / (10 + step))
         mine, theirs = list(self.module.parameters()), [p.detach() for p in source.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - d)
+
+
+class Waves(nn.Module):
+    """x (N, d) ↦ [x, sin(xF + φ)] (N, d + w), with F ~ N(0, pitch²) and φ ~ U(0, 2π) fixed.
+
+    Sharp edges are out of reach of a small network on x alone (Tancik et al. 2020, Fourier
+    features let networks learn high frequency functions in low dimensional domains).
+
+    Args:
+        waves: w, how many; 0 leaves x as it is.
+        pitch: spread of the frequencies, in radians per unit of x.
+    """
+
+    def __init__(self, dim: int, waves: int, pitch: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.size = dim + waves
+        frequency = pitch * torch.randn(dim, waves, generator=rng, device=rng.device)
+        self.register_buffer("frequency", frequency)
+        phase = torch.rand(waves, generator=rng, device=rng.device) * (2 * math.pi)
+        self.register_buffer("phase", phase)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.size == x.shape[1]:
+            return x
+        return torch.cat([x, torch.sin(torch.addmm(self.phase, x, self.frequency))], 1)
+
+
+class Best(nn.Module):
+    """The weights that did best on validation rows so far, where few rows can be learnt by heart.
+
+    Attributes:
+        module: a copy of the network with those weights.
+        loss, step: their loss, +∞ at first, and the step at which they stood, 0-d tensors.
+    """
+
+    EVERY = 50  # steps between two offers
+
+    def __init__(self, make: nn.Module) -> None:
+        super().__init__()
+        self.module = make.requires_grad_(False)
+        like = next(make.parameters())
+        self.register_buffer("loss", torch.full((), math.inf, device=like.device))
+        self.register_buffer("step", torch.zeros((), device=like.device))
+
+    @torch.no_grad()
+    def offer(self, source: nn.Module, loss: torch.Tensor, step: int) -> None:
+        """Take over the weights of `source` if its validation `loss` (0-d) is the smallest.
+
+        Decided on the device, for a step never waits for a number to come from there.
+        """
+        better = loss < self.loss  # never for NaN
+        theirs = source.state_dict()
+        for name, mine in self.module.state_dict().items():
+            mine.copy_(torch.where(better, theirs[name], mine))
+        self.loss.copy_(torch.where(better, loss, self.loss))
+        self.step.copy_(torch.where(better, float(step), self.step))
+
+    def forget(self) -> None:
+        """Other data came: what did best on the old ones says nothing."""
+        self.loss.fill_(math.inf)
