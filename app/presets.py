@@ -20,7 +20,7 @@ from app.share import to_hash
 from engines import ENGINES, BadInput, Engine, Experiment, Run
 from engines.knobs import shown
 from engines.marks import Frame, Metric
-from engines.metrics import TEXT
+from engines.probes import TEXT
 from engines.run import lane_label
 
 FOLDER = Path(__file__).parent.parent / "assets" / "presets"
@@ -48,7 +48,7 @@ class Promise:
         within_steps: training steps.
         still: judge only at the end.
         lane: 0 for the experiment's own knobs, 1 … for those that run beside.
-        label, unit: the metric's own, for one that engines/metrics.py does not describe.
+        label, unit: the metric's own, for one that engines/probes.py does not describe.
     """
 
     metric: str
@@ -318,9 +318,9 @@ def _promise(where: str, given: Any, experiment: Experiment) -> Promise:
     told = part.text("label", 40) if "label" in given else ""
     unit = part.text("unit", 20) if "unit" in given else ""
     if metric in TEXT and (told or unit):
-        part.refuse("label", "is for metrics that engines/metrics.py does not describe")
+        part.refuse("label", "is for metrics that engines/probes.py does not describe")
     if metric not in TEXT and not metric.startswith(LOSS) and not told:
-        part.refuse("metric", f"{shown(metric)} is not in engines/metrics.py: give its label, too")
+        part.refuse("metric", f"{shown(metric)} is not in engines/probes.py: give its label, too")
     lane = part.whole("lane", 0, len(experiment.beside), 0)
     still = given.get("still", False)
     if not isinstance(still, bool):

@@ -29,9 +29,10 @@ from engines.marks import (
     Points,
     Slider,
 )
-from engines.metrics import COVERED, REACH, mode_report, reference
+from engines.metrics import COVERED, REACH, mode_report
 from engines.nets import adam, mlp, set_lr
 from engines.pictures import centres, data_points, exact_field, numpy
+from engines.probes import reference
 
 # ---------------------------------------------------------------- losses
 

@@ -17,7 +17,8 @@ import torch
 
 from engines.data.base import Pool
 from engines.data.kernels import Kernels
-from engines.metrics import N_REVERSE, N_SAMPLES, kl
+from engines.metrics import kl
+from engines.probes import N_REVERSE, N_SAMPLES
 
 SAMPLES = 20_000
 KEPT = 64  # results of that many pools are remembered

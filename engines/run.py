@@ -24,7 +24,7 @@ from engines.data.base import Pool
 from engines.experiment import Experiment
 from engines.knobs import BadInput, shown
 from engines.marks import Frame, Metric, Panel
-from engines.metrics import Probe, forget, probes
+from engines.probes import Probe, forget, probes
 from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20

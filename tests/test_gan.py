@@ -19,8 +19,9 @@ from engines import DATASETS, Experiment
 from engines.data.base import Dataset, Pool
 from engines.gan import GAN, LOSSES, Loss, minimax, non_saturating, squared_slope, value
 from engines.marks import Arrows, Bars, Heat, Images, Mark, Mesh, Paths
-from engines.metrics import mode_report, reference
+from engines.metrics import mode_report
 from engines.pictures import centres
+from engines.probes import reference
 
 LOGITS = torch.linspace(-6, 6, 25, dtype=torch.float64)
 
