@@ -227,6 +227,12 @@
   const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
   const mixed = (a, b, t) => a.map((v, i) => v + (b[i] - v) * t);
 
+  /** One opaque pixel of a canvas, as its memory holds it. */
+  function pixelOf(colour) {
+    const [r, g, b] = colour.map(Math.round);
+    return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  }
+
   /** The colours of live.css, read again whenever light and dark change places. */
   class Theme {
     constructor(element) {
@@ -277,9 +283,10 @@
         for (let code = 1; code < 256; code++) {
           const at = ((code - 1) / 254) * (stops.length - 1);
           const i = Math.min(Math.floor(at), stops.length - 2);
-          const [r, g, b] = mixed(stops[i], stops[i + 1], at - i).map(Math.round);
-          table[code] = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+          table[code] = pixelOf(mixed(stops[i], stops[i + 1], at - i));
         }
+        // an image's pixel that is not there yet is no white one
+        if (role === "images") table[0] = pixelOf(mixed(rgb(this.paper), rgb(this.role("noise")), 0.22));
         this.tables.set(key, table);
       }
       return table;
@@ -433,23 +440,20 @@
   }
 
   function paintImages(p, mark) {
-    const [count, height, width] = mark.pixels.shape;
-    const columns = Math.max(1, Math.min(mark.columns, count));
-    const rows = Math.ceil(count / columns);
-    const [wide, high] = [columns * (width + 1) - 1, rows * (height + 1) - 1];
-    const key = `${mark.pixels.hash} ${p.theme.version}`;
+    const { count, height, width, columns, wide, high } = sheetOf(mark);
+    const frame = mark.keys ? lastKey(p.get(mark.keys), p.time) : 0;
+    const key = `${mark.pixels.hash} ${frame} ${p.theme.version}`;
     const picture = bitmap(p, mark, key, wide, high, (pixels) => {
       const codes = p.get(mark.pixels);
       const table = p.theme.table("sequential", "images");
+      const first = frame * count * height * width;
       for (let n = 0; n < count; n++) {
         const left = (n % columns) * (width + 1);
         const top = Math.floor(n / columns) * (height + 1);
         for (let y = 0; y < height; y++) {
-          const from = (n * height + y) * width;
+          const from = first + (n * height + y) * width;
           const to = (top + y) * wide + left;
-          for (let x = 0; x < width; x++) {
-            pixels[to + x] = table[1 + ((codes[from + x] * 254 + 127) / 255 | 0)];
-          }
+          for (let x = 0; x < width; x++) pixels[to + x] = table[codes[from + x]];
         }
       }
     });
@@ -459,12 +463,28 @@
     if (mark.tags) paintTags(p, mark, columns, place[2] / wide, width, height);
   }
 
-  /** The sheet's own axes: one unit a pixel, the first image at the top. */
-  function sheetBox(mark) {
-    const [count, height, width] = mark.pixels.shape;
+  /** How a sheet of images is laid out, in pixels of theirs; one between neighbours is free. */
+  function sheetOf(mark) {
+    const [count, height, width] = mark.pixels.shape.slice(-3);
     const columns = Math.max(1, Math.min(mark.columns, count));
     const rows = Math.ceil(count / columns);
-    return [0, columns * (width + 1) - 1, 0, rows * (height + 1) - 1];
+    const [wide, high] = [columns * (width + 1) - 1, rows * (height + 1) - 1];
+    return { count, height, width, columns, wide, high };
+  }
+
+  /** The sheet's own axes: one unit a pixel, the first image at the top. */
+  function sheetBox(mark) {
+    const { wide, high } = sheetOf(mark);
+    return [0, wide, 0, high];
+  }
+
+  /** Which keyframe was reached last: of pictures drawn one after the other, none is mixed. */
+  function lastKey(keys, time) {
+    let last = 0;
+    if (time === null) return last;
+    // the slider's own steps are decimal, the keys are not
+    while (last + 1 < keys.length && keys[last + 1] <= time + 1e-6 * Math.abs(time)) last++;
+    return last;
   }
 
   function paintTags(p, mark, columns, scale, width, height) {
@@ -1537,8 +1557,7 @@
     }
 
     readImage(mark, x, y) {
-      const [count, height, width] = mark.pixels.shape;
-      const columns = Math.max(1, Math.min(mark.columns, count));
+      const { count, height, width, columns } = sheetOf(mark);
       const column = Math.floor(x / (width + 1));
       const row = Math.floor((sheetBox(mark)[3] - y) / (height + 1));
       const n = row * columns + column;

@@ -62,7 +62,8 @@ def every_mark() -> dict[str, Mark]:
         "Mesh": Mesh(r.normal(size=(4, 6, 5, 2)), keys=keys),
         "Ellipses": Ellipses(r.normal(size=(3, 2)), cov, np.array([0.2, 0.3, 0.5]), grouped=True),
         "Surface": Surface(r.normal(size=(12, 10)), BOX, "energy", "nats"),
-        "Images": Images(r.random((6, 8, 8)), 3, tags=["a", "b", "c", "d", "e", HOSTILE]),
+        "Images": Images(r.random((4, 6, 8, 8)), 3, tags=["a", "b", "c", "d", "e", HOSTILE],
+                         keys=keys),
         "Curves": Curves([Curve("loss", np.arange(9.0), r.random(9)),
                           Curve("old", np.arange(9.0), r.random(9), ghost=True)],
                          [("entropy", 1.5)], y_label="nats"),
@@ -90,7 +91,7 @@ def tolerance(mark: Mark, name: str, value: np.ndarray) -> float:
     if name in ("xy", "vectors"):
         return max(np.ptp(value[..., i]) for i in range(value.shape[-1])) / 131068 * 1.001 + 1e-8
     if name == "alpha" or name == "pixels":
-        return 0.501 / 255
+        return 0.501 / 254
     if isinstance(mark, Heat):
         return 1.001 / 508  # gamma 1, from 0 to 1
     return 1e-6 * max(1.0, float(np.abs(value).max()))
@@ -166,6 +167,11 @@ def test_panel_and_header() -> None:
                     "equal": True,
                     "slider": {"label": "t", "low": 0, "high": 1, "value": 0.5,
                                "ends": ["a", "b"]}}  # fmt: skip
+
+
+def test_a_pixel_that_is_not_there_yet_is_not_a_white_one() -> None:
+    got = through(Images(np.array([[[np.nan, 0.0], [1.0, 7.0]]])))["pixels"]
+    assert np.array_equal(got, [[[np.nan, 0.0], [1.0, 1.0]]], equal_nan=True)
 
 
 def test_a_panel_that_was_not_drawn_is_drawn() -> None:
