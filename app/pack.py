@@ -1,4 +1,4 @@
-"""Frames packed into one string, which assets/live.js unpacks and paints.
+"""Frames packed into one string, which assets/live/ unpacks and paints.
 
 `pack` is a pure function of a Frame and of what the browser already holds. The string is
 base64 of
@@ -7,7 +7,7 @@ base64 of
 
 Arrays, and JSON that seldom changes, are *blocks*: each is named by the hash of its
 content, is sent once, and costs only its name as long as the browser remembers it. So a
-panel that did not change between two frames is 60 bytes. assets/live.js reads and paints.
+panel that did not change between two frames is 60 bytes. assets/live/blocks.js reads them.
 
 Arrays are quantised to what a screen can show:
 
@@ -51,7 +51,7 @@ SENTINEL = -32768
 class Known:
     """Names of the blocks that a browser holds: the `limit` last used ones.
 
-    assets/live.js keeps twice as many in the same order, so what is known here is held there.
+    assets/live/blocks.js keeps twice as many in the same order, so what is known here is held there.
     """
 
     def __init__(self, limit: int = 256) -> None:

@@ -1,7 +1,7 @@
 """The small closed alphabet that every picture is spelled in.
 
 A Panel has a title, axes and marks; a mark is a dataclass of numpy arrays. Engines say
-*what* to show; only the view (app/pack.py, assets/live.js) knows how one is drawn.
+*what* to show; only the view (app/pack.py, assets/live/) knows how one is drawn.
 
 Roles carry the colour, and one colour means one thing on every tab:
 data, model, density, generator, discriminator, score, noise, lost, truth, plain.

@@ -1,4 +1,4 @@
-"""assets/live.js by itself, as an exported page uses it: what is packed is what is painted."""
+"""assets/live/ by itself, as an exported page uses it: what is packed is what is painted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from app.pack import Known, pack
-from app.view import ASSETS, PLOTLY_JS
+from app.view import ASSETS, LIVE_JS, PLOTLY_JS
 from engines.marks import (
     Curve,
     Curves,
@@ -45,7 +45,8 @@ class Stage:
         page.add_style_tag(path=str(ASSETS / "live.css"))
         page.add_script_tag(path=str(PLOTLY_JS))
         page.add_script_tag(path=str(ASSETS / "timeline.js"))
-        page.add_script_tag(path=str(ASSETS / "live.js"))
+        for path in LIVE_JS:
+            page.add_script_tag(path=str(path))
         page.evaluate(
             """() => { window.sent = [];
             window.view = PlaygroundView(document.getElementById('v'),
