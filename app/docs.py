@@ -20,6 +20,8 @@ def row(entry: Knob) -> str:
     else:
         values = f"{entry.low:g} … {entry.high:g}" + (" (log)" if entry.log else "")
     acts = "at once" if entry.live else "on the picture" if entry.view else "restarts the run"
+    if entry.kinds:
+        acts += f", only on {' and '.join(entry.kinds)}"
     default = entry.default if not isinstance(entry.default, float) else f"{entry.default:g}"
     return f"| `{entry.name}` | {values} | {default} | {acts} | {entry.help} |"
 

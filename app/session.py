@@ -417,15 +417,15 @@ class Session:
 
     def controls(self) -> dict[str, Any]:
         """The engine's knobs with their values, its actions and comparisons."""
-        kind = ENGINES[self.experiment.engine]
+        kind, data = ENGINES[self.experiment.engine], self.experiment.data_kind
         return {
-            "key": f"engine {kind.name}",
+            "key": f"engine {kind.name} on {data}",
             "where": "engine",
             "engines": self.engines(),
             "knobs": [
                 {**entry.spec(), "value": self.experiment.knobs[name]}
                 for name, entry in kind.knobs.items()
-                if entry.kind != "payload"
+                if entry.kind != "payload" and entry.suits(data)
             ],
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
             "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},

@@ -99,6 +99,11 @@ class Experiment:
             return PointsDataset(self.points)
         return DATASETS[self.dataset](**self.options)
 
+    @property
+    def data_kind(self) -> str:
+        """The dataset's `kind`: "plane", "images" …"""
+        return (PointsDataset if self.points is not None else DATASETS[self.dataset]).kind
+
     def lanes(self) -> list[dict[str, Any]]:
         """Knobs of the run itself, then of each one beside it."""
         return [dict(self.knobs), *({**self.knobs, **changes} for changes in self.beside)]

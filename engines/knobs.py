@@ -59,6 +59,7 @@ class Knob:
     kind: Literal["float", "int", "bool", "choice", "payload"] = "float"
     choices: tuple[str, ...] = ()
     parse: Callable[[Any], Any] | None = None
+    kinds: tuple[str, ...] = ()
 
     def check(self, value: Any) -> Any:
         """Return `value` in the knob's own type; raise BadInput when it does not fit."""
@@ -93,6 +94,10 @@ class Knob:
             for name, wanted in self.when.items()
         )
 
+    def suits(self, kind: str) -> bool:
+        """Whether the knob means anything on data of this `Dataset.kind` (its `kinds`)."""
+        return not self.kinds or kind in self.kinds
+
     def spec(self) -> dict[str, Any]:
         """What the page needs to draw the control: plain JSON."""
         spec = asdict(replace(self, parse=None))
@@ -100,7 +105,7 @@ class Knob:
         spec["when"] = {
             k: list(v) if isinstance(v, (list, tuple)) else [v] for k, v in self.when.items()
         }
-        spec["choices"] = list(self.choices)
+        spec["choices"], spec["kinds"] = list(self.choices), list(self.kinds)
         return spec
 
 
@@ -115,6 +120,7 @@ def knob(
     help: str = "",
     label: str = "",
     when: Mapping[str, Any] | None = None,
+    kinds: tuple[str, ...] = (),
 ) -> Any:
     """Declare a control.
 
@@ -128,10 +134,11 @@ def knob(
         help: the tooltip, one sentence.
         label: shown on the page in place of the name.
         when: {"other_knob": value or (values…)}: hidden unless it applies.
+        kinds: of data (`Dataset.kind`) on which it does anything, hidden on others; empty: all.
     """
     if live and view:
         raise TypeError("a knob is live (training) or view, not both")
-    return Knob(default, low, high, log, live, view, help, label, when or {})
+    return Knob(default, low, high, log, live, view, help, label, when or {}, kinds=kinds)
 
 
 def payload(default: Any, check: Callable[[Any], Any], *, help: str = "", label: str = "") -> Any:

@@ -83,8 +83,8 @@ TEXT: dict[str, tuple[str, str, str]] = {
                   "chosen by: a good one says nothing of how samples look."),
     "bits_train": ("Training", "bits/dim", "Code length of as many training images as there are "
                    "for validation: far below validation means memorised."),
-    "bits_best": ("Best validation", "bits/dim", "Lowest validation value measured since this run "
-                  "was started or restored: where stopping early would have stopped."),
+    "bits_best": ("Best validation", "bits/dim", "Lowest validation value seen in this run: where "
+                  "stopping early would have stopped."),
     "nn_ratio": ("Neighbour ratio", "", "Distance of samples to their nearest training image ÷ "
                  "that of held-out images: 1 is right, below are copies; blind to lost classes."),
 }  # fmt: skip
@@ -354,7 +354,11 @@ def _image_probes(engine: Engine) -> list[Probe]:
             bits_per_dim(part, pool.dim) for part in log_q.split([len(part) for part in parts])
         )
         best = getattr(engine, "_bits_best", None)
-        if math.isfinite(val.value) and (best is None or val.value < best.value):
+        kept = getattr(engine, "kept", None)  # the weights that did best, and their loss in nats
+        if kept is not None and engine.step_count:
+            lowest = float(kept.loss) / (pool.dim * math.log(2))
+            best = Estimate(lowest, None, f"at step {int(kept.step):,}")
+        elif math.isfinite(val.value) and (best is None or val.value < best.value):
             note = f"at step {engine.step_count:,}; test {test.value:.4g}"
             best = engine._bits_best = Estimate(val.value, val.se, note)
         out = [_metric("bits_val", val, trust), _metric("bits_test", test, trust),

@@ -353,6 +353,17 @@ def test_changing_tab_parks_the_run_and_takes_data_and_seed_along(session):
     assert back["step"] == 0 and session.experiment.knobs["n_components"] == 5
 
 
+def test_a_knob_that_needs_images_is_offered_on_images_only(session):
+    def offered():
+        return {entry["name"] for entry in session.controls()["knobs"]}
+
+    session.open(Experiment("moons", "flow"))
+    plane, key = offered(), session.controls()["key"]
+    session.open(Experiment("digits", "flow"))
+    assert offered() - plane == {"best"} and plane < offered()
+    assert session.controls()["key"] != key, "the card is built anew"
+
+
 def test_a_tab_of_several_engines_offers_them_and_keeps_data_and_run(session):
     session.open(Experiment("moons", "mixture", seed=7))
     list(session.step(12))

@@ -102,6 +102,11 @@ class Flow(Engine):
         True, view=True, label="Averaged weights",
         help="Show the model with weights averaged over recent steps, or the weights themselves.",
     )  # fmt: skip
+    best: bool = knob(
+        True, view=True, label="Best weights", when={"averaged": True}, kinds=("images",),
+        help="On images, show the averaged weights that did best on the validation rows, before "
+             "the digits are learnt by heart.",
+    )  # fmt: skip
     grid_lines: int = knob(17, 5, 25, view=True, help="Lines each way of the warped noise grid.")
     grid_extent: float = knob(
         2.5, 1.0, 4.0, view=True, help="How far the noise grid reaches, in standard deviations."
@@ -109,6 +114,7 @@ class Flow(Engine):
 
     WARM = 100  # steps
     AVERAGE = 0.999
+    EVERY = 10  # steps between two looks at the validation rows: each costs a tenth of a step
     CLIP = 10.0
     BETAS = (0.9, 0.99)
     FAR = 6.0  # where the noise ends for whoever drags a point of it
@@ -153,6 +159,9 @@ class Flow(Engine):
             first, _ = chains.forward(self._before, pool.batch(self.FIRST, self.rng))
             self.net.prepare(first, self.rng)
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
+        if pool.dataset.kind == "images":
+            self.kept = nets.Best(copy.deepcopy(self.net))
+            self.validation = torch.zeros((), device=self.device)
         self._weights = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = nets.adam(self._weights, self.lr, self.BETAS)
         # the point whose way is drawn, and the end at which it is held; looking, not training
@@ -161,6 +170,8 @@ class Flow(Engine):
 
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
+        if self.keeps:
+            self.kept.forget()
         if self.probe_end == "data":
             self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
 
@@ -179,14 +190,31 @@ class Flow(Engine):
         self.optimiser.step()
         self.average.update(self.net, self.age + 1)
         with torch.no_grad():
-            return {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
+            losses = {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
+            return {**losses, "validation": self.validate()} if self.keeps else losses
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the weights that did best on validation rows are kept, as they are on images."""
+        return hasattr(self, "kept")
+
+    def validate(self) -> Tensor:
+        """−log q of the validation rows under averaged weights, 0-d; the best of these are kept."""
+        if self.step_count % self.EVERY == 0:
+            net = self.average.module
+            z, log_det = self.forward(self.pool.val, net)
+            self.validation = -(net.base.log_prob(z) + log_det).mean()
+            self.kept.offer(net, self.validation, self.step_count + 1)
+        return self.validation
 
     # ------------------------------------------------------------ the model
 
     @property
     def shown(self) -> Model:
-        """The network that is looked at, sampled and measured: averaged or as it is."""
-        return self.average.module if self.averaged else self.net
+        """The network that is looked at, sampled and measured: averaged, at its best, or as it is."""
+        if not self.averaged:
+            return self.net
+        return self.kept.module if self.best and self.keeps else self.average.module
 
     def chain(self, net: Model | None = None) -> list[Layer]:
         """All layers in the order from data to noise; those of `shown` unless told."""

@@ -1,0 +1,101 @@
+"""A flow on images: the weights that are shown are those that did best on validation rows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from engines import DATASETS, Experiment
+from engines.flow import Flow
+from engines.metrics import probes
+
+SMALL = {"kind": "RealNVP", "layers": 2, "width": 32, "hidden": 1, "batch": 64, "lr": 2e-2}
+
+
+def cost(engine: Flow, **shown: bool) -> float:
+    """−E log q of the validation rows by what is shown with these view knobs."""
+    before = {name: getattr(engine, name) for name in shown}
+    vars(engine).update(shown)
+    with torch.no_grad():
+        found = -engine.log_prob(engine.pool.val).mean()
+    vars(engine).update(before)
+    return float(found)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A flow that soon knows its 40 digits by heart, and what it cost after every step."""
+    torch.set_num_threads(1)
+    run = Experiment("digits", "flow", knobs=SMALL).start("cpu")
+    run.pool.train = run.pool.train[:40]
+    run.costs = []
+    for _ in range(161):
+        run.train(steps=1)
+        run.costs.append(cost(run.engine, best=False))
+    return run
+
+
+def is_the_lowest_offered(value: float, costs: list[float]) -> bool:
+    return value == pytest.approx(min(costs[:: Flow.EVERY]), rel=1e-5)
+
+
+def test_the_weights_that_did_best_are_shown(run):
+    engine, costs = run.engine, run.costs
+    assert is_the_lowest_offered(cost(engine), costs)
+    assert float(engine.kept.loss) == pytest.approx(cost(engine), rel=1e-5)
+    assert costs[int(engine.kept.step) - 1] == pytest.approx(cost(engine), rel=1e-5)
+    # the last weights are what early stopping is there to avoid, and so are weights not averaged
+    assert not is_the_lowest_offered(cost(engine, best=False), costs)
+    assert not is_the_lowest_offered(cost(engine, averaged=False), costs)
+    assert cost(engine, best=False) > cost(engine) + 1
+
+
+def test_samples_and_round_trips_are_of_the_shown_weights(run):
+    x = run.engine.pool.test[:50]
+    with torch.no_grad():
+        assert (run.engine.decode(run.engine.encode(x)) - x).abs().max() < 0.05
+
+
+def test_the_loss_panel_has_the_validation_curve(run):
+    run.frame()
+    track = run.lanes[0].tracks["validation"]
+    assert track.values[-1] == pytest.approx(run.costs[160], rel=1e-5)
+    assert track.values[-1] > min(track.values) + 1, "memorising is seen"
+    plane = Experiment("moons", "flow", knobs=SMALL).start("cpu").train(steps=2)
+    assert set(plane.lanes[0].tracks) == {"nll"} and not plane.engine.keeps
+
+
+def test_best_validation_is_that_of_the_kept_weights(run):
+    engine = run.engine
+    bits = next(probe for probe in probes(engine) if probe.name == "bits")
+    with torch.no_grad():
+        found = {m.name: m for m in bits.compute()}
+        engine.best = False
+        now = {m.name: m for m in bits.compute()}
+        engine.best = True
+    assert found["bits_best"].value == pytest.approx(cost(engine) / (64 * math.log(2)), rel=1e-5)
+    assert found["bits_val"].value == pytest.approx(found["bits_best"].value, rel=1e-5)
+    assert f"{int(engine.kept.step):,}" in found["bits_best"].note
+    # whatever is shown, the best stays the best
+    assert now["bits_best"].value == pytest.approx(found["bits_best"].value, rel=1e-5)
+    assert now["bits_val"].value > found["bits_best"].value + 0.02
+
+
+def test_other_data_are_learnt_afresh():
+    run = Experiment("digits", "flow", knobs=SMALL).start("cpu").train(steps=15)
+    before = float(run.engine.kept.loss)
+    pool = DATASETS["digits"]().pool(1)
+    pool.val = pool.val.flip(1)  # upside down and mirrored: harder to tell
+    run.engine.feed(pool)
+    assert math.isinf(float(run.engine.kept.loss))
+    run.train(steps=10)
+    assert before != float(run.engine.kept.loss) == pytest.approx(cost(run.engine), rel=1e-5)
+
+
+def test_the_best_weights_are_kept_in_a_checkpoint(run):
+    other = Experiment("digits", "flow", knobs=SMALL).start("cpu")
+    other.restore(run.checkpoint())
+    assert cost(other.engine) == pytest.approx(cost(run.engine), rel=1e-6)
+    assert float(other.engine.validation) == pytest.approx(float(run.engine.validation))
