@@ -90,8 +90,8 @@ def test_with_idle_networks_the_flow_is_one_linear_map():
     engine = perturbed(2, kind="RealNVP")
     net = engine.average.module.flow
     with torch.no_grad():
-        net.weights[-1].zero_()
-        net.biases[-1].zero_()
+        net.conditioner.weights[-1].zero_()
+        net.conditioner.biases[-1].zero_()
     matrix, shift = torch.eye(2), torch.zeros(2)
     for a, c in zip(net.mixing.matrices(), net.mixing.shift):
         matrix, shift = matrix @ a, shift @ a + c

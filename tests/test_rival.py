@@ -1,6 +1,7 @@
 """The kernel estimate that every density is held against."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -96,3 +97,91 @@ def test_points_have_none():
     pool = PointsDataset(points).pool(0)
     assert not rival.has_rival(pool)
     assert rival.rival(pool) == {}
+
+
+# ---------------------------------------------------------------- what waits
+
+
+def dragged(asks: list[str], measure=None) -> tuple[rival.Rivals, list[str], list[float]]:
+    """Rivals of visitors who ask for the next pools in every pause: the pools that were worked
+    out, in that order, and the pauses. No clock: a pause lasts until its pools are asked for."""
+    done, pauses = [], []
+    todo = iter(asks)
+
+    def work_out(pool):
+        done.append(pool)
+        return measure(pool) if measure else {"kl_pq": float(pool)}
+
+    def pause(seconds):
+        pauses.append(seconds)
+        for name in next(todo, "").split():
+            rivals.ask(name, name)
+
+    rivals = rival.Rivals(work_out, pause)
+    assert rivals.ask("0", "0") == {}
+    rivals.wait()
+    return rivals, done, pauses
+
+
+def test_while_data_are_dragged_only_the_newest_wait():
+    rivals, done, pauses = dragged([str(n) for n in range(1, 8)])
+    # nothing is worked out before the hand rests, and then the last one comes first
+    assert done == ["7", "6", "5", "4"]
+    assert pauses[:8] == [rival.QUIET] * 8 and len(done) == rival.WAITING
+    assert rivals.ask("7", "7") == {"kl_pq": 7.0}
+    # what was dropped is nobody's any more, and may be asked for again
+    assert rivals.ask("2", "2") == {}
+    rivals.wait()
+    assert rivals.ask("2", "2") == {"kl_pq": 2.0} and done[-1] == "2"
+    assert not rivals.waiting and rivals.working is None
+
+
+def test_a_hand_that_never_rests_waits_for_five_seconds_at_most():
+    _, done, pauses = dragged([str(n) for n in range(1, rival.TURNS + 1)])
+    assert done[0] == str(rival.TURNS)
+    assert sum(pauses[: rival.TURNS]) == 5.0
+    # a pool that is asked for over and over, as a run does that waits for it, is no new one
+    _, done, pauses = dragged(["0"] * 50)
+    assert done == ["0"] and len(pauses) == 1
+
+
+def test_what_is_looked_at_does_not_fall_out_of_the_line():
+    # one visitor looks at "0" with every frame while another one drags
+    _, done, _ = dragged([f"{n} 0" for n in range(1, 8)])
+    assert done == ["0", "7", "6", "5"]
+
+
+def test_one_that_cannot_be_worked_out_stops_nothing(caplog):
+    def measure(pool):
+        if pool == "2":
+            raise ValueError("no such thing")
+        return {"kl_pq": float(pool)}
+
+    rivals, done, _ = dragged(["1", "2"], measure)
+    assert done == ["2", "1", "0"]
+    assert rivals.ask("1", "1") == {"kl_pq": 1.0} and rivals.ask("0", "0") == {"kl_pq": 0.0}
+    assert "kernel estimate of 2" in caplog.text
+    # it has none, and is not tried with every frame
+    assert rivals.ask("2", "2") == {} and not rivals.waiting and done.count("2") == 1
+
+
+def test_what_is_found_is_not_kept_for_ever():
+    rivals = rival.Rivals(lambda pool: {"kl_pq": 0.0}, lambda seconds: None)
+    for n in range(rival.KEPT + 10):
+        rivals.ask(str(n), n)
+        rivals.wait()
+    assert len(rivals.found) == rival.KEPT and str(n) in rivals.found and "0" not in rivals.found
+
+
+def test_leaving_gives_up_what_waits():
+    resting = threading.Event()
+
+    def pause(seconds):
+        resting.set()
+        assert rivals._left.wait(60)
+
+    rivals = rival.Rivals(lambda pool: {"kl_pq": 0.0}, pause)
+    rivals.ask("0", 0)
+    assert resting.wait(60)
+    rivals.leave()
+    assert not rivals.found and not rivals.waiting and rivals._thread is None

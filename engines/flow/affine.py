@@ -5,14 +5,13 @@ z = (u, v · exp s(u) + t(u)),    log|det ∂z/∂x| = Σ s(u)
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.flow.conditioner import Mixing
+from engines.flow.conditioner import Conditioner, Mixing
 
 REACH, TOGETHER = 2.0, 12.0
 
@@ -80,9 +79,6 @@ class Coupling:
 class RealNVP(nn.Module):
     """L couplings (Dinh, Sohl-Dickstein & Bengio 2017).
 
-    Their weights are stacked along a leading axis of length L, so that the optimiser and the
-    weight average see ten tensors instead of a hundred.
-
     Args:
         mixing: "linear" learns A, "swap" keeps it exchanging the two halves (up to a sign).
     """
@@ -97,17 +93,10 @@ class RealNVP(nn.Module):
         mixing: str = "linear",
     ) -> None:
         super().__init__()
-        dev = rng.device
-        sizes = [dim // 2, *[width] * hidden, 2 * (dim - dim // 2)]
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            # the last layer starts near zero, so that every coupling starts near the identity
-            gain = (0.01 if i == hidden else 1.0) / math.sqrt(n_in)
-            w = torch.empty(layers, n_in, n_out, device=dev).uniform_(-gain, gain, generator=rng)
-            b = torch.empty(layers, n_out, device=dev).uniform_(-gain, gain, generator=rng)
-            self.weights.append(nn.Parameter(w))
-            self.biases.append(nn.Parameter(b))
-        start = turns(dim, layers, 0.25 if mixing == "swap" else None, dev)
+        half = dim // 2
+        # s and t of each coordinate of the second half
+        self.conditioner = Conditioner(layers, half, dim - half, 2, width, hidden, rng, gain=1.0)
+        start = turns(dim, layers, 0.25 if mixing == "swap" else None, rng.device)
         self.mixing = Mixing(start).requires_grad_(mixing == "linear")
 
     def maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -116,9 +105,10 @@ class RealNVP(nn.Module):
 
     def layers(self) -> list[Coupling]:
         """The couplings in the order from data to noise."""
-        networks = zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(self.weights, self.biases)))
-        pairs, most = zip(self.maps(), networks), reach(len(self.weights[0]))
-        return [Coupling(*maps, list(network), most) for maps, network in pairs]
+        networks = self.conditioner.networks()
+        most = reach(len(networks))
+        pairs = zip(self.maps(), networks)
+        return [Coupling(*maps, network.parts, most) for maps, network in pairs]
 
 
 class Glow(RealNVP):

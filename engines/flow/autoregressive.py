@@ -58,7 +58,11 @@ class _Layer:
 class SplineLayer(_Layer):
     """z_i = spline(y_i; θ_i(y_<i)) with y = x A + c; log|det| = log|det A| + Σ log slopes."""
 
-    bound: float
+    def __init__(
+        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network, bound: float
+    ) -> None:
+        super().__init__(matrix, shift, log_det, network)
+        self.bound = bound
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| (N,)."""
@@ -80,7 +84,11 @@ class SplineLayer(_Layer):
 class _AffineLayer(_Layer):
     """Has log scales and shifts; |log scale| < `most`, see `affine.reach`."""
 
-    most: float = REACH
+    def __init__(
+        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network, most: float = REACH
+    ) -> None:
+        super().__init__(matrix, shift, log_det, network)
+        self.most = most
 
     def _affine(self, told: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers (N, d, 2) → log scales and shifts, (N, d) each."""
@@ -131,15 +139,14 @@ class IAFLayer(_AffineLayer):
 class _Autoregressive(nn.Module):
     """L layers with linear maps between them that mix the coordinates.
 
-    In splines' flows these are fixed: the order is reversed before each layer but the first.
-    Affine layers learn theirs, for a reversal lets each of them act along the axes only. In the
-    plane they start as small turns, so that layers act in many directions from the beginning.
+    Args:
+        mixing: the L maps, Mixing or Order.
+        each, waves, pitch, free: see Conditioner.
     """
-
-    MIXING: type[nn.Module] = Mixing
 
     def __init__(
         self,
+        mixing: nn.Module,
         dim: int,
         layers: int,
         width: int,
@@ -151,20 +158,25 @@ class _Autoregressive(nn.Module):
         free: int | None = None,
     ) -> None:
         super().__init__()
-        turned = dim == 2 and self.MIXING is Mixing
-        start = turns(dim, layers, None, rng.device) if turned else reversals(dim, layers, rng)
-        self.mixing = self.MIXING(start)
+        self.mixing = mixing
         self.conditioner = Conditioner(
             layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch,
             free=free,
         )  # fmt: skip
 
-    def _build(self, kind: type[_Layer], **limits: float) -> list:
-        pairs = zip(self.mixing.maps(), self.conditioner.networks())
-        layers = [kind(*maps, network) for maps, network in pairs]
-        for layer in layers:
-            vars(layer).update(limits)
-        return layers
+    def _parts(self) -> list[tuple[tuple[Tensor, Tensor, Tensor], Network]]:
+        """Of every layer its linear map and its network."""
+        return list(zip(self.mixing.maps(), self.conditioner.networks()))
+
+
+def learnt(dim: int, layers: int, rng: torch.Generator) -> Mixing:
+    """The linear maps between affine layers, which learn.
+
+    A reversal would let each of them act along the axes only. In the plane they start as small
+    turns, so that layers act in many directions from the beginning.
+    """
+    plane = dim == 2
+    return Mixing(turns(dim, layers, None, rng.device) if plane else reversals(dim, layers, rng))
 
 
 class SplineAutoregressive(_Autoregressive):
@@ -172,7 +184,7 @@ class SplineAutoregressive(_Autoregressive):
 
     Data of variance 1 ends at two or three standard deviations, noise at more than four: so
     the data is stretched first, and both ends lie in the same interval without many bins
-    where no data is.
+    where no data is. The maps between the layers are fixed: each but the first reverses the order.
 
     Args:
         dim: d ≥ 2. The density takes one pass, a sample d.
@@ -199,13 +211,13 @@ class SplineAutoregressive(_Autoregressive):
         pitch: float = 2.7,
     ) -> None:
         each, free = parameters(bins), parameters(self.FREE * bins)
-        super().__init__(dim, layers, width, hidden, rng, each, waves, pitch, free)
+        order = Order(reversals(dim, layers, rng), stretch)
+        super().__init__(order, dim, layers, width, hidden, rng, each, waves, pitch, free)
         self.bound, self.stretch = bound, stretch
-        self.mixing = Order(reversals(dim, layers, rng), stretch)
 
     def layers(self) -> list[SplineLayer]:
         """The layers in the order from data to noise."""
-        return self._build(SplineLayer, bound=self.bound)
+        return [SplineLayer(*maps, network, self.bound) for maps, network in self._parts()]
 
 
 class MAF(_Autoregressive):
@@ -221,15 +233,16 @@ class MAF(_Autoregressive):
     def __init__(
         self, dim: int, layers: int, width: int, hidden: int, rng: torch.Generator
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, each=2, free=0)
+        mixing = learnt(dim, layers, rng)
+        super().__init__(mixing, dim, layers, width, hidden, rng, each=2, free=0)
 
     def layers(self) -> list[MAFLayer] | list[Coupling]:
         """The layers in the order from data to noise."""
-        most = reach(len(self.conditioner.weights[0]))
-        if not self.conditioner.alone:
-            return self._build(MAFLayer, most=most)
-        pairs = zip(self.mixing.maps(), self.conditioner.networks())
-        return [Coupling(*maps, network.parts, most) for maps, network in pairs]
+        parts = self._parts()
+        most = reach(len(parts))
+        if self.conditioner.alone:
+            return [Coupling(*maps, network.parts, most) for maps, network in parts]
+        return [MAFLayer(*maps, network, most) for maps, network in parts]
 
 
 class IAF(_Autoregressive):
@@ -237,23 +250,17 @@ class IAF(_Autoregressive):
 
     Args:
         dim: 2 ≤ d ≤ MAX_DIM, for training asks for the density.
-        waves, pitch: see Conditioner.
     """
 
     MAX_DIM = 16
 
     def __init__(
-        self,
-        dim: int,
-        layers: int,
-        width: int,
-        hidden: int,
-        rng: torch.Generator,
-        waves: int = 0,
-        pitch: float = 1.0,
+        self, dim: int, layers: int, width: int, hidden: int, rng: torch.Generator
     ) -> None:
-        super().__init__(dim, layers, width, hidden, rng, 2, waves, pitch)
+        super().__init__(learnt(dim, layers, rng), dim, layers, width, hidden, rng, each=2)
 
     def layers(self) -> list[IAFLayer]:
         """The layers in the order from data to noise."""
-        return self._build(IAFLayer, most=reach(len(self.conditioner.weights[0])))
+        parts = self._parts()
+        most = reach(len(parts))
+        return [IAFLayer(*maps, network, most) for maps, network in parts]

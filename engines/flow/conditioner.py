@@ -75,6 +75,7 @@ class Conditioner(nn.Module):
         pitch: spread of the frequencies, in radians per standard deviation of the data.
         free: of two coordinates, how many numbers the first gets, which nothing conditions;
             P unless told.
+        gain: first weights and biases of hidden layers are U(−gain/√n_in, gain/√n_in).
     """
 
     WAVY = 8
@@ -95,6 +96,7 @@ class Conditioner(nn.Module):
         waves: int = 0,
         pitch: float = 1.0,
         free: int | None = None,
+        gain: float = math.sqrt(3),
     ) -> None:
         super().__init__()
         dev = rng.device
@@ -115,10 +117,10 @@ class Conditioner(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (a, b) in enumerate(itertools.pairwise(sizes)):
             # the last layer starts near zero, so that every layer starts near the identity
-            gain = (0.01 if i == hidden else math.sqrt(3)) / math.sqrt(a)
-            w = torch.empty(layers, a, b, device=dev).uniform_(-gain, gain, generator=rng)
+            most = (0.01 if i == hidden else gain) / math.sqrt(a)
+            w = torch.empty(layers, a, b, device=dev).uniform_(-most, most, generator=rng)
             self.weights.append(nn.Parameter(w))
-            c = torch.empty(layers, b, device=dev).uniform_(-gain, gain, generator=rng)
+            c = torch.empty(layers, b, device=dev).uniform_(-most, most, generator=rng)
             self.biases.append(nn.Parameter(c))
         self.masked = masked and not self.alone
         if self.masked:
