@@ -622,7 +622,7 @@ def test_the_run_before_stays_as_a_ghost():
 
 
 def test_a_run_keeps_its_curves_small():
-    from engines.run import Track
+    from engines.lanes import Track
 
     track = Track(limit=100)
     for i in range(100_000):
