@@ -20,8 +20,9 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_function_description, get_upload_folder, is_in_or_equal
 
-from app.session import Session, Visitors
+from app.session import Session
 from app.share import MAX_HASH, to_hash
+from app.visitors import Visitors
 from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.experiment import VERSION
 from engines.knobs import Knob, listed, shown

@@ -23,8 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.api import endpoints
-from app.session import Session, Visitors
+from app.session import Session
 from app.share import from_hash
+from app.visitors import Visitors
 from engines import ENGINES, BadInput, Experiment
 from engines.knobs import listed
 from tests.arrivals import addresses, anything, half_right, inside, plain, texts
