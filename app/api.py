@@ -20,8 +20,9 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_function_description, get_upload_folder, is_in_or_equal
 
-from app.session import Session, Visitors
+from app.session import Session
 from app.share import MAX_HASH, to_hash
+from app.visitors import Visitors
 from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.experiment import VERSION
 from engines.knobs import Knob, listed, shown
@@ -105,9 +106,10 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
     def train(steps: int, request: gr.Request) -> dict[str, Any]:
         """Train, and stream where the run stands about four times a second: step, seconds of
         training, rate in steps a second, metrics {name: {value, se, unit, kind, floor, step,
-        note, kernel_estimate}}, losses {name: value}, the same for the settings beside, and a note. The last
-        one has every metric measured anew. It ends after 600 seconds at the latest; a newer
-        /train ends an older one. In JSON, infinity is "Infinity", and what is no number is null.
+        note, kernel_estimate}}, losses {name: value}, the same for the settings beside, and a
+        note. The last one has every metric measured anew. It ends after 600 seconds at the
+        latest; a newer /train ends an older one. In JSON, infinity is "Infinity", and what is no
+        number is null.
 
         Args:
             steps: between 1 and 100,000

@@ -15,9 +15,10 @@ from app import api, home, own, thumbs
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
-from app.session import Session, Visitors, plain
+from app.session import Session, plain
 from app.share import read_hash
 from app.view import LiveView
+from app.visitors import Visitors
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 
 log = logging.getLogger("playground")

@@ -19,9 +19,9 @@ import torch
 from app.share import to_hash
 from engines import ENGINES, BadInput, Engine, Experiment, Run
 from engines.knobs import shown
+from engines.lanes import lane_label
 from engines.marks import Frame, Metric
 from engines.probes import TEXT
-from engines.run import lane_label
 
 FOLDER = Path(__file__).parent.parent / "assets" / "presets"
 ROLES = ("break", "mend", "show")

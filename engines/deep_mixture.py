@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Bars, Ellipses, Images, Mark, Metric, Panel, Points
@@ -28,6 +27,7 @@ from engines.mixture.gaussians import (
     log_density,
     plus_plus,
 )
+from engines.mixture.rows import OnRows
 from engines.nets import adam, set_lr
 from engines.pictures import numpy
 
@@ -121,7 +121,7 @@ def hierarchical(
     return parts
 
 
-class DeepMixture(Engine):
+class DeepMixture(OnRows):
     """Deep Gaussian mixture: few clouds, composed, make many."""
 
     name = "deep_mixture"
@@ -205,13 +205,6 @@ class DeepMixture(Engine):
         self.net = Layers(hierarchical(some, self.counts, [self.dims] * self.layers, self.rng))
         self.optimiser = adam(self.net.parameters(), self.lr)
 
-    def _choose(self, rng: torch.Generator) -> None:
-        """The rows that are fitted, standardised, and the standardisation's log-Jacobian."""
-        rows = len(self.pool.train)
-        order = torch.randperm(rows, generator=rng, device=self.device)[: self.n_points]
-        self._z = self._whiten(self.pool.rows(order, rng))
-        self._log_std = self._std.double().log().sum()
-
     def refresh(self) -> None:
         self._choose(self.first_rng())
 
@@ -253,10 +246,7 @@ class DeepMixture(Engine):
             noise = noise * self.net.log_noise[layer].exp()[which]
             z = shift[which] + torch.einsum("nab,nb->na", load[which], z) + noise
         z = z + math.sqrt(self.floor) * self.randn(n, self.dim, generator=generator).double()
-        return (z * self._std + self._mean).float()
-
-    def _whiten(self, x: Tensor) -> Tensor:
-        return (x.double() - self._mean) / self._std
+        return self._unwhiten(z)
 
     # ------------------------------------------------------------ numbers and pictures
 

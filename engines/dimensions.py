@@ -29,6 +29,7 @@ from engines.mixture.gaussians import (
     first_guess,
     from_moments,
     log_density,
+    sample,
 )
 from engines.nets import adam, set_lr
 from engines.pictures import data_points, numpy
@@ -209,15 +210,8 @@ class Dimensions(Engine):
             for layer in reversed(self.flows[-1].layers()):
                 noise = layer.inverse(noise)
             return self.unstandardise(noise)
-        g = self.mixtures[-1].gaussians()
-        u = torch.rand(n, generator=generator or self.view_rng, device=self.device).double()
-        edges = g.log_weight.exp().cumsum(0)
-        of = torch.searchsorted(edges, u * edges[-1]).clamp_max(len(edges) - 1)
-        root = torch.linalg.cholesky_ex(g.cov)[0]
-        z = torch.empty_like(noise, dtype=torch.float64)
-        for k in range(len(edges)):
-            mine = of == k
-            z[mine] = g.mean[k] + noise[mine].double() @ root[k].T
+        u = torch.rand(n, generator=generator or self.view_rng, device=self.device)
+        z = sample(self.mixtures[-1].gaussians(), u, noise)
         return self.unstandardise(z.float())
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, 
 if TYPE_CHECKING:
     from engines.base import Engine
     from engines.data.base import Dataset
-    from engines.run import Lane
+    from engines.lanes import Lane
 
 GRID = 100
 SAMPLES = 1000

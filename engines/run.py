@@ -6,11 +6,8 @@ It trains, draws frames, saves and restores itself; it knows neither page nor pa
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +17,10 @@ from torch import Tensor
 
 from engines import pictures
 from engines.base import ENGINES, Engine
-from engines.data.base import Pool
 from engines.experiment import Experiment
 from engines.knobs import BadInput, shown
+from engines.lanes import Budget, Lane, Track, lane_label
 from engines.marks import Frame, Metric, Panel
-from engines.probes import Probe, forget, probes
 from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
@@ -33,122 +29,6 @@ PANEL_SHARE, PROBE_SHARE = 0.08, 0.05  # of the wall time, while frames are stre
 
 class Diverged(ArithmeticError):
     """Training ran into NaN or infinity. The message says which knob to try."""
-
-
-class Track:
-    """One curve of a run: every value is recorded, and at most `limit` means are kept.
-
-    When it is full, neighbours are averaged in pairs, so that an hour fits a few kB.
-    """
-
-    def __init__(self, limit: int = 500) -> None:
-        self.limit, self.stride = limit, 1
-        self.steps: list[float] = []
-        self.values: list[float] = []
-        self._open: list[tuple[float, float]] = []
-
-    def add(self, step: float, value: float) -> None:
-        self._open.append((step, value))
-        if len(self._open) < self.stride:
-            return
-        self.steps.append(sum(s for s, _ in self._open) / len(self._open))
-        self.values.append(sum(v for _, v in self._open) / len(self._open))
-        self._open.clear()
-        if len(self.steps) >= self.limit:
-            self.steps = [(a + b) / 2 for a, b in zip(*[iter(self.steps)] * 2, strict=False)]
-            self.values = [(a + b) / 2 for a, b in zip(*[iter(self.values)] * 2, strict=False)]
-            self.stride *= 2
-
-    def dump(self) -> dict[str, Any]:
-        return {
-            "stride": self.stride,
-            "steps": self.steps,
-            "values": self.values,
-            "open": self._open,
-        }
-
-    @classmethod
-    def load(cls, saved: dict[str, Any]) -> Track:
-        track = cls()
-        track.stride, track.steps, track.values = saved["stride"], saved["steps"], saved["values"]
-        track._open = [tuple(pair) for pair in saved["open"]]
-        return track
-
-
-class Budget:
-    """A share of the wall time: it fills at that rate, and is open while not overdrawn."""
-
-    def __init__(self, share: float) -> None:
-        self.share, self.left, self.at = share, 0.0, 0.0
-
-    def open(self, now: float) -> bool:
-        # capped, so that a long pause doesn't buy a burst
-        self.left = min(self.left + self.share * (now - self.at), self.share * 0.25)
-        self.at = now
-        return self.left >= 0
-
-    def spend(self, seconds: float) -> None:
-        self.left -= seconds
-
-
-class Lane:
-    """One engine of a run with its curves and numbers; a run has one, or up to four."""
-
-    def __init__(self, index: int, engine: Engine) -> None:
-        self.index, self.engine, self.label = index, engine, ""
-        self.acts = 0  # actions so far: they may change the model without a step
-        self.tracks: dict[str, Track] = defaultdict(Track)
-        self.ghosts: dict[str, Track] = {}  # the curves of the run before, to compare with
-        self.metric_tracks: dict[str, Track] = defaultdict(Track)
-        self.metrics: dict[str, Metric] = {}
-        self.panels: dict[str, Panel] = {}
-        self.drawn_at: dict[str, float] = {}
-        self.panel_cost: dict[str, float] = {}  # seconds, of the last drawing
-        self.probed_at: dict[str, float] = {}
-        self.probed_key: dict[str, Any] = {}
-        self.own_cost = 0.0  # seconds that the engine's own metrics took
-        self.fresh = True  # whether the frame being drawn is a single one, or one of a stream
-        self.field: np.ndarray | None = None  # density on the grid, shared by two panels
-        self.field_key: Any = None
-        self.field_at = self.field_cost = 0.0
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        self.probes: list[Probe] = probes(engine)
-
-    def feed(self, pool: Pool) -> None:
-        """Other data under the engine: the curves stay, and nothing else that tells of the old."""
-        measured = {name for probe in self.probes for name in probe.names}
-        self.engine.feed(pool)
-        forget(self.engine)
-        self.probes = probes(self.engine)
-        for cache in (self.panels, self.drawn_at, self.probed_at, self.probed_key):
-            cache.clear()
-        self.field, self.field_key = None, None
-        # the rows of the table keep their places, and are blank until measured again
-        gone = measured - {name for probe in self.probes for name in probe.names}
-        blank = {"value": math.nan, "se": None, "floor": None, "step": -1}
-        self.metrics = {
-            name: replace(old, **blank, note="not measured yet on the new data")
-            for name, old in self.metrics.items()
-            if name not in gone
-        }
-        for name in gone:  # a distance that the new data does not have
-            self.metric_tracks.pop(name, None)
-
-    def flush(self) -> bool:
-        """Bring pending losses to the CPU in one go; False when one is not finite."""
-        if not self.pending:
-            return True
-        names = list(self.pending[0][1])
-        table = torch.stack([torch.stack([row[k] for k in names]) for _, row in self.pending])
-        finite = True
-        for (step, _), values in zip(self.pending, table.float().cpu().tolist(), strict=True):
-            for name, value in zip(names, values, strict=True):
-                if not np.isfinite(value):
-                    finite = False
-                else:
-                    self.tracks[name].add(step, value)
-        self.pending.clear()
-        return finite
 
 
 class Run:
@@ -557,16 +437,3 @@ def _unpacked(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:
         raise BadInput("That is not a checkpoint, or it is damaged.") from error
     raise BadInput("That is not a checkpoint, or it is damaged.")
-
-
-def lane_label(kind: type[Engine], changes: dict[str, Any]) -> str:
-    """A lane's short label: 'gradient · K = 4'. A choice that is a word speaks for itself."""
-
-    def part(name: str, value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        label = kind.knobs[name].label
-        return f"{label} = {value:g}" if isinstance(value, float) else f"{label} = {value}"
-
-    parts = [part(name, value) for name, value in changes.items()]
-    return " · ".join(parts)

@@ -32,6 +32,33 @@ def perturbed(dim: int = 2, seed: int = 0, **knobs) -> Flow:
     return engine
 
 
+def far(kind, dim: int, layers: int = 3, width: int = 24, size: float = 0.2, **knobs):
+    """A Module of one kind of flow alone, with weights far from its start."""
+    rng = torch.Generator().manual_seed(3)
+    net = kind(dim, layers, width, 2, rng, **knobs)
+    with torch.no_grad():
+        for p in net.parameters():
+            p += size * torch.randn(p.shape, generator=rng).clamp(-2, 2) / dim**0.5
+    return net
+
+
+def encode(net, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Through all layers of such a Module: z (N, d) and the sum of their log|det| (N,)."""
+    total = 0.0
+    for layer in net.layers():
+        x, log_det = layer.forward(x)
+        assert log_det.shape == (len(x),)
+        total = total + log_det
+    return x, total
+
+
+def decode(net, z: Tensor) -> Tensor:
+    """And back again."""
+    for layer in reversed(net.layers()):
+        z = layer.inverse(z)
+    return z
+
+
 def shake(net: torch.nn.Module, seed: int, size: float) -> None:
     rng = torch.Generator().manual_seed(seed + 77)
     with torch.no_grad():
@@ -49,15 +76,17 @@ def doubled(engine: Flow) -> Flow:
     return engine
 
 
+def jacobian(forward, x: Tensor) -> Tensor:
+    """(N, d, d) by autograd, rows z, columns x; forward(x) is z and whatever comes with it."""
+    one = torch.autograd.functional.jacobian
+    return torch.stack([one(lambda r: forward(r[None])[0][0], row) for row in x])
+
+
 def jacobian_gap(forward, x: Tensor) -> float:
     """Largest |log|det J| of autograd − what `forward` says| over the rows of x, in float64."""
     x = x.double()
     _, claimed = forward(x)
-    gaps = []
-    for row, log_det in zip(x, claimed):
-        jacobian = torch.autograd.functional.jacobian(lambda r: forward(r[None])[0][0], row)
-        gaps.append((torch.linalg.slogdet(jacobian)[1] - log_det).abs())
-    return float(torch.stack(gaps).max())
+    return float((torch.linalg.slogdet(jacobian(forward, x))[1] - claimed).abs().max().detach())
 
 
 def round_trip(engine: Flow, decode, x: Tensor) -> float:

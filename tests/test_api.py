@@ -23,8 +23,8 @@ from gradio_client.exceptions import AppError
 
 from app.answers import number
 from app.api import endpoints
-from app.session import IDLE, Visitors
 from app.share import from_hash
+from app.visitors import IDLE, Visitors
 from engines import DATASETS, ENGINES, Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -296,7 +296,7 @@ def test_a_caller_that_never_comes_back_is_let_go_of(call, visitors):
 
 
 def test_nobody_need_arrive_for_that(call, visitors, monkeypatch):
-    monkeypatch.setattr("app.session.SWEEP", 0.01)
+    monkeypatch.setattr("app.visitors.SWEEP", 0.01)
     call("start", MIXTURE, by="a")
     visitors.get("a").used -= IDLE + 1
     deadline = time.monotonic() + 20

@@ -14,43 +14,17 @@ from torch import Tensor
 
 from engines.flow.autoregressive import IAF, MAF, REACH, MAFLayer, SplineAutoregressive
 from engines.flow.conditioner import Conditioner
+from tests.flows import decode, encode, far, jacobian
 
 KINDS = (SplineAutoregressive, MAF, IAF)
 
 
-def made(kind, dim: int, layers: int = 3, shake: float = 0.2, **knobs):
-    """A flow with weights far from its start, in float64."""
-    rng = torch.Generator().manual_seed(3)
-    net = kind(dim, layers, 24, 2, rng, **knobs)
-    with torch.no_grad():
-        for p in net.parameters():
-            p += shake * torch.randn(p.shape, generator=rng).clamp(-2, 2) / dim**0.5
-    return net.double()
+def made(kind, dim: int, **knobs):
+    return far(kind, dim, **knobs).double()
 
 
 def rows(n: int, dim: int, size: float = 1.5) -> Tensor:
     return size * torch.randn(n, dim, generator=torch.Generator().manual_seed(1)).double()
-
-
-def encode(net, x: Tensor) -> tuple[Tensor, Tensor]:
-    total = 0.0
-    for layer in net.layers():
-        x, log_det = layer.forward(x)
-        assert log_det.shape == (len(x),)
-        total = total + log_det
-    return x, total
-
-
-def decode(net, z: Tensor) -> Tensor:
-    for layer in reversed(net.layers()):
-        z = layer.inverse(z)
-    return z
-
-
-def jacobian(forward, x: Tensor) -> Tensor:
-    """(N, d, d), rows z, columns x."""
-    one = torch.autograd.functional.jacobian
-    return torch.stack([one(lambda r: forward(r[None])[0][0], row) for row in x])
 
 
 # ---------------------------------------------------------------- determinant and inverse
@@ -75,7 +49,7 @@ def test_log_determinant_is_that_of_autograds_jacobian(kind, dim, n):
 def test_inverse_undoes_the_flow_and_tails_are_finite(kind, dim):
     # in float32 only a flow can be undone that is not too steep, and few bins are steeper
     knobs = {"bins": 40} if kind is SplineAutoregressive else {}
-    net, x = made(kind, dim, shake=0.1, **knobs), rows(300, dim).clamp(-6, 6)
+    net, x = made(kind, dim, size=0.1, **knobs), rows(300, dim).clamp(-6, 6)
     with torch.no_grad():
         assert (decode(net, encode(net, x)[0]) - x).abs().max() < 1e-9
         single = copy.deepcopy(net).float()
@@ -91,7 +65,7 @@ def test_inverse_undoes_the_flow_and_tails_are_finite(kind, dim):
 
 @pytest.mark.parametrize("kind", [SplineAutoregressive, MAF])
 def test_digits_have_64_coordinates(kind):
-    net, x = made(kind, 64, shake=0.1).float(), rows(20, 64).float()
+    net, x = made(kind, 64, size=0.1).float(), rows(20, 64).float()
     with torch.no_grad():
         z, log_det = encode(net, x)
         assert torch.isfinite(log_det).all()
@@ -116,7 +90,7 @@ def unmixed(net):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_every_coordinate_sees_only_those_before_it(kind, dim):
-    net, x = made(kind, dim, layers=1, shake=0.5), rows(6, dim)
+    net, x = made(kind, dim, layers=1, size=0.5), rows(6, dim)
     layer = unmixed(net)
     assert above_diagonal(layer, x) < 1e-12
     below = jacobian(layer.forward, x).tril(-1).abs().amax(0)
@@ -125,7 +99,7 @@ def test_every_coordinate_sees_only_those_before_it(kind, dim):
 
 
 def test_without_masks_they_see_more():
-    net, x = made(MAF, 5, layers=1, shake=0.5), rows(6, 5)
+    net, x = made(MAF, 5, layers=1, size=0.5), rows(6, 5)
     for name, buffer in net.conditioner.named_buffers():
         if name.startswith("mask"):
             buffer.fill_(1.0)
@@ -198,7 +172,7 @@ def test_maf_and_iaf_are_each_others_inverses():
 
 def test_in_the_plane_the_first_coordinate_has_a_finer_spline_of_its_own():
     """Alone it is a 1-D change of variables: its slope does not depend on the second."""
-    net, x = made(SplineAutoregressive, 2, layers=1, shake=0.5, bins=6), rows(40, 2)
+    net, x = made(SplineAutoregressive, 2, layers=1, size=0.5, bins=6), rows(40, 2)
     assert net.conditioner.first.shape[1] == 3 * net.FREE * 6 + 1
     assert net.conditioner.weights[-1].shape[-1] == 3 * 6 + 1
     j = jacobian(net.layers()[0].forward, x)
@@ -215,7 +189,7 @@ def test_in_the_plane_maf_is_couplings_and_loses_nothing():
     network = net.conditioner.networks()[0]
     a, m = torch.randn(2, generator=rng).double()
     network.first = torch.stack([a, m])
-    bent = MAFLayer.most * torch.tanh(a / MAFLayer.most)
+    bent = REACH * torch.tanh(a / REACH)
     layer = MAFLayer(coupling.matrix, coupling.shift, coupling.log_det, network)
     x = rows(30, 2)
     z, log_det = layer.forward(x)

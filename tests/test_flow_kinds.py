@@ -68,6 +68,7 @@ def trained(request):
     return Experiment.from_points(xy, "flow", knobs=knobs).start("cpu").train(steps=80).engine
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one_and_samples_follow_it(trained):
     assert abs(mass(trained.log_prob) - 1) < 3e-3
     assert sampled_and_quadrature(trained, trained.log_prob, 10_000) < 4
@@ -76,6 +77,7 @@ def test_density_integrates_to_one_and_samples_follow_it(trained):
         assert sampled_and_quadrature(trained, wrong, 10_000) > 8, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_repeats_and_goes_on_from_a_checkpoint(kind):
     size = {"layers": 4, "splines": 2, "width": 16, "lr": 0.01}
@@ -92,6 +94,7 @@ def test_it_learns_repeats_and_goes_on_from_a_checkpoint(kind):
     assert a.log_prob(a.pool.test).mean() > first + 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", BASES)
 def test_the_pictures_of_every_kind(kind, base):

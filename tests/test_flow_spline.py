@@ -16,6 +16,7 @@ from torch import Tensor
 from engines.flow import spline as splines
 from engines.flow.conditioner import Conditioner
 from engines.flow.spline import SplineCoupling, parameters, spline, spline_inverse
+from tests.flows import decode, encode, far, jacobian_gap
 
 BOUND, BINS = 3.0, 7
 
@@ -169,38 +170,8 @@ def test_the_steepest_numbers_stay_finite_in_float32():
 # ---------------------------------------------------------------- the coupling flow
 
 
-def made(dim: int, shake: float = 0.1, **knobs) -> SplineCoupling:
-    rng = torch.Generator().manual_seed(3)
-    net = SplineCoupling(dim, 3, 16, 2, rng, bins=8, **knobs)
-    with torch.no_grad():
-        for p in net.parameters():
-            p += shake * torch.randn(p.shape, generator=rng).clamp(-2, 2) / dim**0.5
-    return net
-
-
-def encode(net, x: Tensor) -> tuple[Tensor, Tensor]:
-    total = 0.0
-    for layer in net.layers():
-        x, log_det = layer.forward(x)
-        assert log_det.shape == (len(x),)
-        total = total + log_det
-    return x, total
-
-
-def decode(net, z: Tensor) -> Tensor:
-    for layer in reversed(net.layers()):
-        z = layer.inverse(z)
-    return z
-
-
-def jacobian_gap(forward, x: Tensor) -> float:
-    """Largest |log|det J| of autograd − what `forward` says| over the rows of x."""
-    _, claimed = forward(x)
-    gaps = []
-    for row, log_det in zip(x, claimed):
-        jacobian = torch.autograd.functional.jacobian(lambda r: forward(r[None])[0][0], row)
-        gaps.append((torch.linalg.slogdet(jacobian)[1] - log_det).abs())
-    return float(torch.stack(gaps).max())
+def made(dim: int) -> SplineCoupling:
+    return far(SplineCoupling, dim, width=16, size=0.1, bins=8)
 
 
 @pytest.mark.parametrize(("dim", "n"), [(2, 20), (3, 10), (16, 3)])

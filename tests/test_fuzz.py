@@ -8,8 +8,6 @@ many examples were truly run.
 
 from __future__ import annotations
 
-import base64
-import copy
 import inspect
 import json
 import re
@@ -25,10 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.api import endpoints
-from app.session import Session, Visitors
-from app.share import KEY, from_hash, to_hash
-from engines import DATASETS, ENGINES, BadInput, Experiment
+from app.session import Session
+from app.share import from_hash
+from app.visitors import Visitors
+from engines import ENGINES, BadInput, Experiment
 from engines.knobs import listed
+from tests.arrivals import addresses, anything, half_right, inside, plain, texts
 
 QUICK = {"address": 100, "json": 100, "session": 50, "api": 50, "upload": 30}
 FULL = {"address": 3500, "json": 3500, "session": 1500, "api": 1500, "upload": 1000}
@@ -67,185 +67,6 @@ def clear(sentence: str) -> None:
     assert "Traceback" not in sentence and "Something went wrong" not in sentence, sentence
     assert not re.search(r"\bat 0x[0-9a-fA-F]+|<class |<function ", sentence), sentence
     sentence.encode()  # half a surrogate pair could not be sent
-
-
-# ---------------------------------------------------------------- what arrives
-
-TEXTS = ["", " ", "\0", "\n", "é", "𝒳", "\u202e", "<b>", "'; --", "NaN", "Infinity", "None", "true",
-         "../..", "{}", "%s%n", "\ud800", "__class__", "-1", "1e9", "x" * 5000]  # fmt: skip
-NUMBERS = [0, 1, -1, 2, 10, 255, 1000, 2**31 - 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**70), 10**400,
-           0.0, -0.0, 0.5, 1e-300, 5e-324, 1e308, -1e308, 1.0000001, float("nan"), float("inf"),
-           -float("inf")]  # fmt: skip
-
-
-def nested(depth: int, kind: type) -> Any:
-    out: Any = 1
-    for _ in range(depth):
-        out = [out] if kind is list else {"a": out}
-    return out
-
-
-plain = (
-    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.integers() | st.floats()
-    | st.sampled_from(TEXTS) | st.text(max_size=12)
-    | st.sampled_from([*ENGINES, *DATASETS, "points"])
-)  # fmt: skip
-anything = st.recursive(
-    plain,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.text(max_size=6) | st.sampled_from(["path", "meta", "x"]), inner, max_size=4
-        )
-    ),
-    max_leaves=8,
-) | st.builds(nested, st.sampled_from([1, 30, 900, 3000]), st.sampled_from([list, dict]))
-
-
-def inside(entry: Any) -> st.SearchStrategy:
-    """Values that fit a knob, and its two ends."""
-    if entry.kind == "bool":
-        return st.booleans()
-    if entry.kind == "choice":
-        return st.sampled_from(entry.choices)
-    ends = st.sampled_from([entry.low, entry.high, entry.default])
-    if entry.kind == "int":
-        return ends.map(int) | st.integers(int(entry.low), int(entry.high))
-    return ends | st.floats(entry.low, entry.high)
-
-
-@st.composite
-def whole(draw: Any) -> dict[str, Any]:
-    """An experiment that fits, as JSON."""
-    engine = draw(st.sampled_from(list(ENGINES)))
-    knobs = ENGINES[engine].knobs
-    chosen = draw(st.lists(st.sampled_from(list(knobs)), max_size=3, unique=True))
-    out: dict[str, Any] = {
-        "version": 1, "engine": engine, "seed": draw(st.integers(0, 2**31 - 1)),
-        "knobs": {name: draw(inside(knobs[name])) for name in chosen}, "beside": [],
-    }  # fmt: skip
-    if draw(st.integers(0, 9)) == 0:
-        n = draw(st.sampled_from([19, 20, 25, 200]))
-        out["dataset"] = "points"
-        out["points"] = [[(i * 37 % 101) / 10, (i * 61 % 97) / 10] for i in range(n)]
-    else:
-        accepted = [n for n, d in DATASETS.items() if ENGINES[engine].accepts(d()) is None]
-        out["dataset"] = draw(st.sampled_from(accepted))
-        options = DATASETS[out["dataset"]].knobs
-        out["options"] = {name: draw(inside(entry)) for name, entry in options.items()}
-    if draw(st.integers(0, 5)) == 0:
-        name = draw(st.sampled_from(list(knobs)))
-        out["beside"] = [{name: draw(inside(knobs[name]))}]
-    return out
-
-
-def spots(value: Any, path: tuple = ()) -> list[tuple]:
-    """The places within a JSON value, at most five of a list and six deep."""
-    out = [path]
-    if len(path) >= 6:
-        return out
-    if isinstance(value, dict):
-        for key in value:
-            out += spots(value[key], (*path, key))
-    elif isinstance(value, list):
-        for index in range(min(5, len(value))):
-            out += spots(value[index], (*path, index))
-    return out
-
-
-@st.composite
-def half_right(draw: Any) -> Any:
-    """An experiment that fits, with up to three things wrong with it."""
-    out = copy.deepcopy(draw(whole()))  # a payload is drawn as it stands in its declaration
-    for _ in range(draw(st.integers(0, 3))):
-        path = draw(st.sampled_from(spots(out)))
-        if not path:
-            if isinstance(out, dict):
-                key = draw(
-                    st.sampled_from(["source", "source_options", "extra", "points", "version", ""])
-                    | st.text(max_size=5)
-                )
-                out[key] = draw(anything)
-            continue
-        holder = out
-        for key in path[:-1]:
-            holder = holder[key]
-        what = draw(st.sampled_from(["put", "put", "drop", "wrap", "again"]))
-        if what == "put":
-            holder[path[-1]] = draw(anything)
-        elif what == "drop":
-            del holder[path[-1]]
-        elif what == "wrap":
-            holder[path[-1]] = [holder[path[-1]]]
-        elif isinstance(holder, dict):
-            holder[draw(st.text(max_size=5))] = holder[path[-1]]
-        else:
-            holder.extend(holder[:50])
-    return out
-
-
-SNIPPETS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "[" * 20_000, '{"a":' * 20_000, "null",
-            "true", '"', "\\", "\\ud800", "\0", "\ufeff", ",", "}", "]", '"engine":', "/*", "0x1"]  # fmt: skip
-
-
-def cut(text: str, edits: list[tuple[float, str, str]]) -> str:
-    """Edits at places between 0 and 1: insert, drop, repeat, end here."""
-    for where, what, snippet in edits:
-        at = int(where * len(text))
-        if what == "insert":
-            text = text[:at] + snippet + text[at:]
-        elif what == "drop":
-            text = text[:at] + text[at + 1 + len(snippet) % 7 :]
-        elif what == "repeat":
-            text = text[:at] + text[max(0, at - 20) :]
-        else:
-            text = text[:at]
-    return text
-
-
-edits = st.lists(
-    st.tuples(
-        st.floats(0, 1), st.sampled_from(["insert", "insert", "drop", "repeat", "end"]),
-        st.sampled_from(SNIPPETS) | st.text(max_size=3),
-    ),
-    max_size=2,
-)  # fmt: skip
-
-
-def dumped(value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        return "[" * 50_000
-
-
-texts = st.builds(cut, half_right().map(dumped), edits)
-
-
-def hashed(content: bytes, level: int = 6) -> str:
-    code = base64.urlsafe_b64encode(zlib.compress(content, level)).decode()
-    return "#" + KEY + code.rstrip("=")
-
-
-BOMBS = [b" " * 30_000_000, b"[" * 7_000_000, b"0" * 8_000_000, zlib.compress(b"\0" * 9_000_000),
-         b'{"version":1,"points":[' + b"[1,2]," * 1_000_000]  # fmt: skip
-BOMBS = [hashed(bomb, 9) for bomb in BOMBS]
-addresses = (
-    st.builds(lambda text: hashed(text.encode("utf-8", "surrogatepass")), texts)
-    | st.builds(cut, whole().map(lambda v: "#" + to_hash(built(v)) if built(v) else "#e="), edits)
-    | st.binary(max_size=300).map(hashed)
-    | st.binary(max_size=300).map(lambda b: "#e=" + base64.b64encode(b).decode())
-    | st.text(max_size=60).map(lambda t: "e=" + t)
-    | st.sampled_from(BOMBS)
-    | st.text(max_size=60)
-)
-
-
-def built(value: Any) -> Experiment | None:
-    try:
-        return Experiment.from_dict(value)
-    except BadInput:
-        return None
 
 
 # ---------------------------------------------------------------- address and JSON

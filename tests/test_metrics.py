@@ -12,7 +12,7 @@ from scipy import stats
 
 from engines import metrics
 from engines.data.base import Modes
-from engines.data.plane import Ring8
+from engines.data.mixtures import Ring8
 
 RNG = np.random.default_rng
 

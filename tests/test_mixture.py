@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import load_digits
-from sklearn.mixture import GaussianMixture
 
 from engines import Experiment, mixture
 from engines.base import Engine
-from engines.data.base import Dataset, PointsDataset, Pool
+from engines.data.base import Dataset, PointsDataset
 from engines.knobs import BadInput
-from engines.marks import Bars, Curves, Ellipses, Images, Points
 from engines.mixture import Mixture
 from engines.mixture.gaussians import (
     Gaussians,
-    aic,
-    bic,
     e_step,
     em_update,
     first_guess,
-    free_parameters,
     log_density,
     log_joint,
     m_step,
     plus_plus,
 )
-from engines.mixture.ladder import Ladder, Selection
-
-KINDS = ("full", "diagonal", "spherical", "tied")
-THEIRS = {"full": "full", "diagonal": "diag", "spherical": "spherical", "tied": "tied"}
-
-
-def blobs(n: int = 600, seed: int = 0) -> np.ndarray:
-    """Three long, tilted, separate clouds, far from the origin and of unequal scale, (n, 2)."""
-    rng = np.random.default_rng(seed)
-    centre = np.array([[0.0, 0.0], [6.0, 1.0], [2.0, 7.0]])
-    root = np.array([[[1.0, 0.0], [0.6, 0.4]], [[0.3, 0.0], [-0.2, 0.9]], [[0.7, 0.0], [0.0, 0.7]]])
-    which = rng.choice(3, n, p=[0.5, 0.3, 0.2])
-    z = rng.standard_normal((n, 2))
-    return (centre[which] + np.einsum("nij,nj->ni", root[which], z)) * [3.0, 0.2] + [40.0, -5.0]
-
-
-def standardised(rows: np.ndarray) -> torch.Tensor:
-    return torch.tensor((rows - rows.mean(0)) / rows.std(0).clip(1e-3))
+from tests.mixtures import KINDS, blob_run, blobs, standardised, theirs
 
 
 def digits() -> np.ndarray:
@@ -57,39 +34,7 @@ def digits() -> np.ndarray:
     return rows + rng.random(rows.shape)
 
 
-def blob_run(**knobs) -> Mixture:
-    knobs = {"n_components": 3, **knobs}
-    return Experiment.from_points(blobs(), "mixture", knobs=knobs).start("cpu")
-
-
 # ---------------------------------------------------------------- EM against scikit-learn
-
-
-def theirs(x: torch.Tensor, g: Gaussians, covariance: str, floor: float, steps: int):
-    """scikit-learn's mixture after `steps` EM iterations from the very same start."""
-    d = x.shape[1]
-    precision = np.linalg.inv(g.cov.numpy())
-    precision = {
-        "full": lambda: precision,
-        "tied": lambda: precision[0],
-        "diagonal": lambda: precision.diagonal(axis1=1, axis2=2),
-        "spherical": lambda: precision[:, 0, 0],
-    }[covariance]()
-    model = GaussianMixture(
-        len(g.mean), covariance_type=THEIRS[covariance], tol=0.0, max_iter=steps, reg_covar=floor,
-        init_params="random_from_data", random_state=0, weights_init=g.log_weight.exp().numpy(),
-        means_init=g.mean.numpy(), precisions_init=precision,
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it did not converge: that is the point
-        model.fit(x.numpy())
-    cov = {
-        "full": lambda: model.covariances_,
-        "tied": lambda: np.broadcast_to(model.covariances_, (len(g.mean), d, d)),
-        "diagonal": lambda: np.stack([np.diag(v) for v in model.covariances_]),
-        "spherical": lambda: model.covariances_[:, None, None] * np.eye(d),
-    }[covariance]()
-    return model, cov
 
 
 def gap(update, x: torch.Tensor, covariance: str, k: int, floor: float, steps: int = 7) -> float:
@@ -440,96 +385,6 @@ def test_refusals():
         Experiment("ring8", "mixture", knobs={"n_components": 129})
 
 
-# ---------------------------------------------------------------- BIC
-
-
-@pytest.mark.parametrize("covariance", KINDS)
-def test_bic_is_scikit_learns(covariance):
-    run = blob_run(covariance=covariance, floor=1e-3)
-    engine = run.engine
-    start, x = engine.gaussians(), engine._z
-    run.train(steps=9)
-    model, _ = theirs(x, start, covariance, 1e-3, 9)
-    n, p = len(x), free_parameters(3, 2, covariance)
-    assert p == model._n_parameters()
-    # data units: each of n log-densities is smaller by Σ log σ
-    units = 2 * n * float(engine._std.double().log().sum())
-    shown = {m.name: m for m in engine.metrics()}
-    assert shown["bic"].value == pytest.approx(model.bic(x.numpy()) + units, rel=1e-9)
-    nll = -model.score(x.numpy())
-    assert bic(nll, n, p) == pytest.approx(model.bic(x.numpy()), rel=1e-12)
-    assert aic(nll, n, p) == pytest.approx(model.aic(x.numpy()), rel=1e-12)
-    assert bic(nll, n, p + 1) != pytest.approx(model.bic(x.numpy()), rel=1e-9)  # K weights, not K−1
-    share = model.weights_
-    effective = math.exp(-(share * np.log(share)).sum())
-    assert shown["effective_components"].value == pytest.approx(effective, rel=1e-9)
-
-
-def test_selection_finds_three_and_repeats():
-    x = standardised(blobs())
-
-    def fit() -> Selection:
-        chosen = Selection(x, 0.0, "full", 1e-6, seed=0)
-        while chosen.settled(6) < 6:
-            chosen.advance(6)
-        return chosen
-
-    first, scores = fit(), fit().scores(6)
-    assert first.scores(6) == scores
-    assert min(scores, key=lambda k: scores[k][0]) == 3
-    # more components always fit better: without its penalty the criterion would say so
-    assert scores[6][0] - 6 * 6 * math.log(len(x)) < scores[3][0] - 3 * 6 * math.log(len(x))
-    g, nll, _, _ = first.fits[3]
-    assert nll == pytest.approx(-float(e_step(g, x)[0].mean()), rel=1e-12)
-
-
-def by_bic(**knobs):
-    return Experiment("ring8", "mixture", knobs={
-        "choose": "by BIC", "n_components": 12, "n_points": 4000, **knobs}).start("cpu")  # fmt: skip
-
-
-def test_the_rung_with_the_lowest_bic_is_the_model():
-    run = by_bic().train(steps=40)
-    engine, x = run.engine, run.engine._z
-    assert isinstance(engine.ladder, Ladder)
-    scores = {}
-    for k in range(1, 13):  # scikit-learn's criterion for each rung
-        weight, mean, cov = (part.numpy() for part in engine.ladder.rung(k))
-        model = GaussianMixture(k, covariance_type="full")
-        model.weights_, model.means_, model.covariances_ = np.exp(weight), mean, cov
-        model.precisions_cholesky_ = np.linalg.cholesky(np.linalg.inv(cov))
-        scores[k] = model.bic(x.numpy()), -2 * len(x) * model.score(x.numpy())
-    # numbers of before the last iteration; by now they move little
-    ours = engine.ladder.criteria(len(x), "full", torch.zeros(()))[0].tolist()
-    assert ours == pytest.approx([scores[k][0] for k in scores], abs=3.0)
-    chosen = min(scores, key=lambda k: scores[k][0])
-    assert len(engine.components()[0]) == chosen == 8
-    assert min(scores, key=lambda k: scores[k][1]) > 8  # the wrong twin: no penalty
-    held = run.pool.test[:500]
-    np.testing.assert_allclose(
-        run.log_prob(held),
-        log_density(engine.ladder.rung(8), engine._whiten(held)) - engine._log_std,
-        atol=1e-4,
-    )
-    shown = {m.name: m for m in engine.metrics()}
-    assert (shown["components"].value, shown["components"].of) == (8, 12)
-    assert "K = 8" in panels(engine)["bic"].subtitle
-    assert len(panels(engine)["weights"].marks[0].names) == 8
-    assert len(panels(engine)["responsibilities"].marks[1].mean) == 8
-    assert run.sample(200).isfinite().all()
-
-
-def test_a_run_whose_k_bic_chooses_is_saved_and_follows_other_data():
-    whole = by_bic().train(steps=12)
-    half = by_bic().train(steps=6)
-    other = by_bic().restore(half.checkpoint()).train(steps=6)
-    for a, b in zip(whole.engine.state()[0].values(), other.engine.state()[0].values()):
-        assert torch.equal(a, b)
-    whole.feed(whole.experiment.but(dataset="two_gaussians")).train(steps=60)
-    x = whole.pool.test
-    assert float((whole.dataset.log_prob(x) - whole.log_prob(x)).mean()) < 0.02
-
-
 def test_a_collapsing_cloud_shows_in_the_numbers():
     def numbers(floor: float):
         knobs = {"n_components": 20, "n_points": 100, "floor": floor}
@@ -545,91 +400,7 @@ def test_a_collapsing_cloud_shows_in_the_numbers():
     assert low["unseen"] > 10 * abs(high["unseen"])
 
 
-# ---------------------------------------------------------------- pictures
-
-
-def panels(engine: Mixture) -> dict:
-    return {panel.id: panel.drawn() for panel in engine.panels()}
-
-
-def test_pictures_of_ring8():
-    run = Experiment("ring8", "mixture").start("cpu").train(steps=20)
-    points, ellipses = panels(run.engine)["responsibilities"].marks
-    assert isinstance(points, Points)
-    assert isinstance(ellipses, Ellipses)
-    # in data units: the modes are at radius 2 and have σ = 0.02
-    np.testing.assert_allclose(np.linalg.norm(ellipses.mean, axis=1), 2, atol=0.01)
-    np.testing.assert_allclose(
-        ellipses.cov, np.broadcast_to(4e-4 * np.eye(2), (8, 2, 2)), atol=1e-4
-    )
-    away = np.linalg.norm(points.xy[:, None] - ellipses.mean, axis=2)
-    assert np.array_equal(points.group, away.argmin(1))
-    assert points.alpha.min() > 0.99  # nobody doubts here
-    bars = panels(run.engine)["weights"].marks[0]
-    assert isinstance(bars, Bars)
-    np.testing.assert_allclose(bars.truth, 1 / 8, atol=1e-6)
-    assert abs(bars.values.sum() - 1) < 1e-9
-    assert (np.diff(bars.values) <= 0).all()
-    run.set("n_components", 5)
-    assert panels(run.engine)["weights"].marks[0].truth is None  # 5 bars against 8 modes: no
-
-
-def test_bic_panel_settles_on_eight():
-    engine = Experiment("ring8", "mixture").start("cpu").engine
-    engine.bic_max = 9
-    for _ in range(60):
-        engine.step_count += 1  # it goes on with the run
-        picture = panels(engine)["bic"]
-        assert panels(engine)["bic"].subtitle == picture.subtitle  # and stands still with it
-    curves = picture.marks[0]
-    assert isinstance(curves, Curves)
-    assert list(curves.lines[0].x) == list(range(1, 10))
-    assert curves.lines[0].x[curves.lines[0].y.argmin()] == 8
-    assert picture.subtitle == "BIC is lowest at K = 8"
-
-
-def test_view_knobs_change_the_picture():
-    engine = Experiment("ring8", "mixture").start("cpu").engine
-    points = lambda: panels(engine)["responsibilities"].marks[0]  # noqa: E731
-    assert points().group is not None
-    assert points().alpha is not None
-    engine.fade_unsure = False
-    assert points().alpha is None
-    engine.colour_by_component = False
-    assert points().group is None
-
-
-def test_digits():
-    class Digits(Dataset):
-        kind, shape, levels = "images", (8, 8), 17
-
-    rows = torch.tensor(load_digits().data, dtype=torch.float32)
-    std = (rows + 0.5).var(0).add(1 / 12).sqrt()
-    pool = Pool(Digits(), rows[:1000], rows[1000:1200], rows[1200:], dequantise=True, std=std)
-    engine = Mixture({"n_components": 10, "floor": 0.1}, seed=0)
-    engine.start(pool)
-    losses = [float(engine.step()["loss"]) for _ in range(15)]
-    bits = losses[-1] / (64 * math.log(2))
-    assert losses[-1] < losses[0]
-    assert 2.0 < bits < 3.0
-    test = pool.test + torch.rand(pool.test.shape, generator=torch.Generator().manual_seed(0))
-    assert bits < -float(engine.log_prob(test).mean()) / (64 * math.log(2)) < 3.2
-    shown = panels(engine)
-    sheet = shown["means"].marks[0]
-    assert isinstance(sheet, Images)
-    assert sheet.pixels.shape == (10, 8, 8)
-    assert len(sheet.tags) == 10
-    weight, mean, cov = engine.components()
-    heaviest = mean[weight.argmax()].numpy().reshape(8, 8) / 17
-    np.testing.assert_allclose(sheet.pixels[0], heaviest.clip(0, 1), atol=1e-6)
-    # the projection of a Gaussian is the Gaussian of the projected rows
-    points, ellipses = shown["responsibilities"].marks
-    origin, axes = engine._plane()
-    draws = torch.randn(40_000, 64, generator=torch.Generator().manual_seed(0)).double()
-    draws = (mean[0] + draws @ torch.linalg.cholesky(cov[0]).T - origin) @ axes
-    np.testing.assert_allclose(draws.mean(0), ellipses.mean[0], atol=0.2)
-    np.testing.assert_allclose(draws.T.cov(), ellipses.cov[0], rtol=0.05, atol=1.0)
-    assert len(points.xy) == 1000
+# ---------------------------------------------------------------- other data
 
 
 def after_two_strokes(covariance: str) -> tuple[torch.Tensor, int]:

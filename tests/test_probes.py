@@ -11,7 +11,7 @@ import torch
 from engines import metrics
 from engines.base import Engine
 from engines.data.base import Dataset, PointsDataset, Pool
-from engines.data.plane import Ring8
+from engines.data.mixtures import Ring8
 from engines.marks import Metric
 from engines.probes import Reference, probes, reference
 

@@ -14,8 +14,9 @@ import torch
 
 from app import worker as worker_module
 from app.pack import pack, unpack
-from app.session import Session, Visitors
+from app.session import Session
 from app.share import to_hash
+from app.visitors import Visitors
 from engines import ENGINES, BadInput, Experiment, families
 
 BLOCKS: dict = {}  # named by their content, so all tests may share what was ever sent

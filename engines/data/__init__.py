@@ -1,6 +1,6 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, line, own, plane, vectors
+from engines.data import images, line, mixtures, own, pinwheel, plane, vectors
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 from engines.data.own import snap
 
@@ -16,7 +16,9 @@ __all__ = [
     "Pool",
     "images",
     "line",
+    "mixtures",
     "own",
+    "pinwheel",
     "plane",
     "snap",
     "vectors",

@@ -165,6 +165,27 @@ def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
     return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
 
 
+def gaussian_rows(
+    given: Any, limits: dict[str, tuple[float, float]], most: int
+) -> list[list[float]]:
+    """1 to `most` rows with one float for each name of `limits`, within them; or BadInput."""
+    if not isinstance(given, (list, tuple)) or not 1 <= len(given) <= most:
+        raise BadInput(f"components must be a list of 1 to {most} Gaussians.")
+    out = []
+    for i, row in enumerate(given, 1):
+        if not isinstance(row, (list, tuple)) or len(row) != len(limits):
+            raise BadInput(f"Gaussian {i} must be {len(limits)} numbers: {', '.join(limits)}.")
+        for (name, (low, high)), value in zip(limits.items(), row, strict=True):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise BadInput(
+                    f"{name} of Gaussian {i} must be between {low:g} and {high:g}; "
+                    f"got {shown(value)}."
+                )
+        out.append([float(value) for value in row])
+    return out
+
+
 # what is drawn by hand is shown in a box that grows in steps: a picture that zooms with every
 # move of the hand cannot be drawn in
 STEPS = (4.0, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 100)

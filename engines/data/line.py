@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from engines.data.base import STEPS, Dataset, Modes, Split
+from engines.data.base import STEPS, Dataset, Modes, Split, gaussian_rows
 from engines.data.exact import noise_scales
-from engines.knobs import BadInput, payload, shown
+from engines.knobs import BadInput, payload
 from engines.marks import Box
 
 MOST_MODES = 8
@@ -55,21 +55,7 @@ class LineMixture:
 
 def check_modes(given: Any) -> list[list[float]]:
     """1 to 8 rows [x, sigma, weight] of floats, or BadInput."""
-    if not isinstance(given, (list, tuple)) or not 1 <= len(given) <= MOST_MODES:
-        raise BadInput(f"components must be a list of 1 to {MOST_MODES} Gaussians.")
-    out = []
-    for i, row in enumerate(given, 1):
-        if not isinstance(row, (list, tuple)) or len(row) != 3:
-            raise BadInput(f"Gaussian {i} must be three numbers: {', '.join(LIMITS)}.")
-        for (name, (low, high)), value in zip(LIMITS.items(), row, strict=True):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise BadInput(
-                    f"{name} of Gaussian {i} must be between {low:g} and {high:g}; "
-                    f"got {shown(value)}."
-                )
-        out.append([float(value) for value in row])
-    return out
+    return gaussian_rows(given, LIMITS, MOST_MODES)
 
 
 def nice(value: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.data.base import STEPS, Modes
+from engines.data.base import STEPS, Modes, gaussian_rows
 from engines.data.exact import LOG_2PI, NoisyBoxes, gauss_legendre, noise_scales, tiles
 from engines.data.plane import Plane, _rand, _randn
 from engines.knobs import BadInput, payload, shown
@@ -140,25 +140,15 @@ class Ellipses:
         return value.reshape(-1, n * n) @ torch.outer(weight, weight).reshape(-1)
 
 
+LIMITS = {
+    "x": (-50.0, 50.0), "y": (-50.0, 50.0), "sx": (0.01, 10.0), "sy": (0.01, 10.0),
+    "angle": (-1000.0, 1000.0), "weight": (1e-6, 1e6),
+}  # fmt: skip
+
+
 def check_components(given: Any) -> list[list[float]]:
     """1 to 24 rows [x, y, sx, sy, angle, weight] of floats, or BadInput."""
-    names = ("x", "y", "sx", "sy", "angle", "weight")
-    limits = ((-50, 50), (-50, 50), (0.01, 10), (0.01, 10), (-1000, 1000), (1e-6, 1e6))
-    if not isinstance(given, (list, tuple)) or not 1 <= len(given) <= MOST_GAUSSIANS:
-        raise BadInput(f"components must be a list of 1 to {MOST_GAUSSIANS} Gaussians.")
-    out = []
-    for i, row in enumerate(given, 1):
-        if not isinstance(row, (list, tuple)) or len(row) != 6:
-            raise BadInput(f"Gaussian {i} must be six numbers: {', '.join(names)}.")
-        for name, value, (low, high) in zip(names, row, limits):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise BadInput(
-                    f"{name} of Gaussian {i} must be between {low:g} and {high:g}; "
-                    f"got {shown(value)}."
-                )
-        out.append([float(value) for value in row])
-    return out
+    return gaussian_rows(given, LIMITS, MOST_GAUSSIANS)
 
 
 class Gaussians(Plane):

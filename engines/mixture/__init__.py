@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Bars, Curve, Curves, Ellipses, Images, Mark, Metric, Panel, Points
@@ -31,8 +30,10 @@ from engines.mixture.gaussians import (
     log_density,
     log_joint,
     revive,
+    sample,
 )
 from engines.mixture.ladder import Ladder, Selection
+from engines.mixture.rows import OnRows
 from engines.nets import adam, set_lr
 from engines.pictures import numpy
 
@@ -40,7 +41,7 @@ MOST_RUNGS = 20  # that train side by side when BIC chooses
 GUESSED_FROM = 10_000  # rows
 
 
-class Mixture(Engine):
+class Mixture(OnRows):
     """Gaussian mixture: the model that says which of K clouds each point came from."""
 
     name = "mixture"
@@ -149,14 +150,6 @@ class Mixture(Engine):
         """Whether the number of components is BIC's to choose."""
         return self.fit == "EM" and self.choose == "by BIC"
 
-    def _choose(self, rng: torch.Generator) -> None:
-        """The rows that are fitted, standardised, and the standardisation's log-Jacobian."""
-        rows = len(self.pool.train)
-        order = torch.randperm(rows, generator=rng, device=self.device)[: self.n_points]
-        # one draw of dequantisation noise: EM climbs the likelihood of points that stay put
-        self._z = self._whiten(self.pool.rows(order, rng))
-        self._log_std = self._std.double().log().sum()
-
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
         if self.by_bic:
@@ -217,22 +210,9 @@ class Mixture(Engine):
         return e_step(self.gaussians(), self._whiten(x))[1].T
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        g = self.gaussians()
-        # inverse CDF: a small change of the weights moves few samples to another component
-        u = torch.rand(n, generator=generator or self.view_rng, device=self.device).double()
-        edges = g.log_weight.exp().cumsum(0)
-        which = torch.searchsorted(edges, u * edges[-1]).clamp_max(len(edges) - 1)
-        noise = self.randn(n, self.dim, generator=generator).double()
-        root = torch.linalg.cholesky_ex(g.cov)[0]
-        # by component: root[which] would be (n, D, D)
-        z = torch.empty_like(noise)
-        for k in range(len(edges)):
-            mine = which == k
-            z[mine] = g.mean[k] + noise[mine] @ root[k].T
-        return (z * self._std + self._mean).float()
-
-    def _whiten(self, x: Tensor) -> Tensor:
-        return (x.double() - self._mean) / self._std
+        u = torch.rand(n, generator=generator or self.view_rng, device=self.device)
+        noise = self.randn(n, self.dim, generator=generator)
+        return self._unwhiten(sample(self.gaussians(), u, noise))
 
     # ------------------------------------------------------------ numbers and pictures
 

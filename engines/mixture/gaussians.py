@@ -41,6 +41,23 @@ def log_joint(g: Gaussians, x: Tensor) -> Tensor:
     return constant[:, None] - 0.5 * white.square().sum(1)
 
 
+def sample(g: Gaussians, u: Tensor, noise: Tensor) -> Tensor:
+    """Draws of the mixture, (N, D), from u (N,) ~ U[0, 1) and noise (N, D) ~ N(0, I).
+
+    u picks the component by the inverse of the weights' cumulative sum, so that a small change
+    of the weights moves few draws to another one; then x = μ_k + L_k ε with Σ_k = L_k L_kᵀ.
+    """
+    edges = g.log_weight.exp().cumsum(0)
+    which = torch.searchsorted(edges, u.to(edges.dtype) * edges[-1]).clamp_max(len(edges) - 1)
+    root = torch.linalg.cholesky_ex(g.cov)[0]
+    noise = noise.to(root.dtype)
+    x = torch.empty_like(noise)
+    for k in range(len(edges)):  # root[which] would be (N, D, D)
+        mine = which == k
+        x[mine] = g.mean[k] + noise[mine] @ root[k].T
+    return x
+
+
 def e_step(g: Gaussians, x: Tensor) -> tuple[Tensor, Tensor]:
     """log q(x_n) (N,), and responsibilities r_kn = p(component k | x_n), (K, N)."""
     joint = log_joint(g, x)
