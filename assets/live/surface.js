@@ -44,9 +44,10 @@
       tickfont: { size: theme.size(9) },
       nticks: 5,
       showspikes: false,
+      zerolinecolor: theme.line,
     });
     // a narrow panel is seen from further away, or the names of the axes would be cut off
-    const far = Math.max(1, 1.3 / Math.max(0.8, size.width / size.height));
+    const far = Math.max(1, 1.5 / Math.max(0.8, size.width / size.height));
     return {
       ...common(theme, size),
       margin: { l: 0, r: 0, t: 0, b: 0 },
