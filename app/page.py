@@ -70,7 +70,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 elem_id="gp-brand",
                 js_on_load=None,
             )
-            with gr.Tabs(elem_id="gp-tabs", selected=first) as tabs:
+            with gr.Tabs(elem_id="gp-tabs", selected=first, overflow_behavior="wrap") as tabs:
                 with gr.Tab(home.TAB, id=home.TAB):
                     gr.HTML('<p class="gp-unseen">What a generative model is, a map of the '
                             "families, and what to try first.</p>", js_on_load=None)  # fmt: skip
@@ -378,7 +378,7 @@ def launch_options() -> dict[str, Any]:
     """What `launch()` needs; the port is Gradio's own (GRADIO_SERVER_PORT)."""
     # </ would end the script: JSON allows it to be written as <\\/
     about = json.dumps({name: kind.about for name, kind in DATASETS.items()}).replace("</", "<\\/")
-    page = (ASSETS / "page.js").read_text()
+    page = "".join((ASSETS / name).read_text() for name in ("page.js", "tabs.js"))
     style = (ASSETS / "style.css").read_text()
     return {
         "theme": theme(),

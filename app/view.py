@@ -19,8 +19,8 @@ LIVE_JS = [
     ASSETS / "live" / f"{name}.js"
     for name in (
         "base", "blocks", "theme",
-        "project", "fields", "points", "lines", "charts", "surface",
-        "panel", "graphs", "pointer", "slider", "keep",
+        "project", "fields", "points", "lines", "charts",
+        "panel", "graphs", "surface", "pointer", "slider", "keep",
         "layout", "metrics", "view", "stage",
     )
 ]  # fmt: skip

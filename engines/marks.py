@@ -140,12 +140,17 @@ class Ellipses(Mark):
 
 @dataclass
 class Surface(Mark):
-    """z[row, column] over a box, drawn in three dimensions."""
+    """z[row, column] over a box, drawn in three dimensions; NaN is a hole.
+
+    Its colours are those of a density and grow with the value; with `down` they grow as it
+    falls, so that the valleys of an energy look like what is dense. `label` names the height.
+    """
 
     values: np.ndarray
     box: Box
     label: str = ""
     unit: str = ""
+    down: bool = False
     static: bool = False
 
 

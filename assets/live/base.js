@@ -18,8 +18,8 @@
    theme     the colours
    project   from data to pixels
    fields, points, lines    the marks that are painted on a canvas
-   charts, surface          those that Plotly draws
-   panel     one picture; graphs, pointer, slider and keep are parts of it
+   charts    those that Plotly draws
+   panel     one picture; graphs, surface, pointer, slider and keep are parts of it
    layout    where panels go
    metrics   the numbers beside the stage
    view      everything together; stage is its part that minds the panels */

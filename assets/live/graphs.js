@@ -4,7 +4,7 @@
 
   const {
     brief, calm, chartLayout, chartTraces, make, Panel, planeLayout, Plotly, rungs, setText,
-    shown, sizeOf, surfaceLayout, surfaceTraces,
+    shown, sizeOf,
   } = PlaygroundLive;
 
   Object.assign(Panel.prototype, {
@@ -37,13 +37,6 @@
       rungs(layout, traces);
       this.draw(traces, layout, theme);
       this.showLegend(this.legendOfLines(), theme);
-    },
-
-    paintSurface() {
-      const theme = this.view.theme;
-      const mark = this.marks.find((m) => m.type === "Surface");
-      if (!Plotly) return;
-      this.draw(surfaceTraces(this.get, mark, theme), surfaceLayout(mark, theme, this.size), theme);
     },
 
     /** Plotly's first drawing, or the cheapest one that shows the change. */

@@ -129,7 +129,7 @@
       this.what = null; // so that labels are set again
       this.figure.className = `gp-panel gp-is-${kind}`;
       this.plot.replaceChildren();
-      this.canvas = this.axesBox = this.textBox = null;
+      this.canvas = this.axesBox = this.textBox = this.turner = null;
       if (kind === "text") {
         this.plot.append((this.textBox = make("div", "gp-text")));
         return;

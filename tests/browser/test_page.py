@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from app import home
 from app.share import from_hash, to_hash
 from engines import DATASETS, Experiment, families
 from tests.browser.conftest import Server, open_page
@@ -356,6 +357,94 @@ def test_nothing_overflows_sideways(server, browser, scheme, width, height):
         assert box["y"] + box["height"] <= height, "Play is on the first screen"
     finally:
         page.context.close()
+
+
+MANY = """() => {
+  const [bar, first] = ['#gp-tabs .tab-container', '#gp-tabs [role=tab]']
+    .map(s => document.querySelector(s));
+  for (const name of ['Energy', 'Autoregressive', 'Score matching', 'Flow matching',
+                      'Language models', 'Diffusion', 'Noise contrast', 'Autoencoders']) {
+    const tab = first.cloneNode();
+    tab.textContent = name;
+    bar.insertBefore(tab, bar.querySelector('[role=tab]:nth-of-type(3)'));
+  }
+}"""
+BAR = """() => {
+  const bar = document.querySelector('#gp-tabs .tab-container');
+  const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom]; };
+  const tabs = [...bar.querySelectorAll('[role=tab]')];
+  return { bar: box(bar), tabs: tabs.map(box), corner: box(document.querySelector('#gp-corner')),
+           chosen: box(tabs.find(t => t.ariaSelected === 'true')), left: bar.scrollLeft,
+           most: bar.scrollWidth - bar.clientWidth, edges: bar.className.match(/more-[a-z]+/g) || [] };
+}"""
+
+
+def test_many_families_take_two_rows_and_stay_clear_of_the_buttons(page):
+    page.evaluate(MANY)
+    page.set_viewport_size({"width": 1281, "height": 800})
+    page.wait_for_timeout(200)
+    seen = page.evaluate(BAR)
+    assert seen["most"] <= 1
+    assert len({top for _, _, top, _ in seen["tabs"]}) == 2
+    assert all(right < seen["corner"][0] for _, right, _, _ in seen["tabs"])
+    assert all(top >= 0 for _, _, top, _ in seen["tabs"])
+    assert max(bottom for *_, bottom in seen["tabs"]) < 75, "they take no room from the pictures"
+    page.keyboard.press("l")  # a lecture's type is larger: one row that scrolls
+    page.wait_for_timeout(400)
+    seen = page.evaluate(BAR)
+    assert len({top for _, _, top, _ in seen["tabs"]}) == 1
+    assert seen["most"] > 100
+    assert seen["bar"][0] <= seen["chosen"][0] < seen["chosen"][1] < seen["bar"][1] + 1
+    assert seen["bar"][1] < seen["corner"][0]
+
+
+def test_on_a_phone_the_bar_scrolls_and_shows_that_it_does(server, browser):
+    page = open_page(browser, server.url, 390, 844)
+    try:
+        page.evaluate(MANY)
+        page.set_viewport_size({"width": 389, "height": 844})
+        page.wait_for_timeout(200)
+        seen = page.evaluate(BAR)
+        assert len({top for _, _, top, _ in seen["tabs"]}) == 1
+        assert 0 <= seen["chosen"][0] < seen["chosen"][1] <= 390, "the chosen tab is in view"
+        assert seen["edges"] == ["more-left"] or seen["left"] < seen["most"] - 4
+        bar = "document.querySelector('#gp-tabs .tab-container')"
+        page.evaluate(f"{bar}.scrollTo({{ left: 200, behavior: 'instant' }})")
+        page.wait_for_function(f"{bar}.classList.contains('gp-more-left')")
+        assert set(page.evaluate(BAR)["edges"]) == {"more-left", "more-right"}
+        page.evaluate(f"{bar}.scrollTo({{ left: 9999, behavior: 'instant' }})")
+        page.wait_for_function(f"!{bar}.classList.contains('gp-more-right')")
+        page.evaluate(f"{bar}.scrollTo({{ left: 0, behavior: 'instant' }})")
+        page.wait_for_function(f"!{bar}.classList.contains('gp-more-left')")
+        assert all(bottom - top >= 40 for *_, top, bottom in page.evaluate(BAR)["tabs"])
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    finally:
+        page.context.close()
+
+
+def test_arrow_keys_walk_the_tabs_and_open_the_one_on_which_they_rest(page):
+    names = [home.TAB, *families()]
+    focus = "document.activeElement.textContent.trim()"
+    at = "document.querySelector('#gp-tabs [aria-selected=true]').textContent.trim()"
+    stops = (
+        "[...document.querySelectorAll('#gp-tabs [role=tab]')].filter(t => t.tabIndex === 0).length"
+    )
+    begin = names.index(page.evaluate(at))
+    assert page.evaluate(stops) == 1, "one stop for the Tab key"
+    page.evaluate("document.querySelector('#gp-tabs [aria-selected=true]').focus()")
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    assert page.evaluate(focus) == names[begin - 2]
+    page.wait_for_function(f"{at} === '{names[begin - 2]}'")
+    assert page.evaluate(stops) == 1
+    expect(page.locator(".gp-head h2")).not_to_have_text("Normalizing flow", timeout=15_000)
+    page.keyboard.press("End")
+    assert page.evaluate(focus) == names[-1]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focus) == names[0]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{at} === '{names[1]}'")
+    assert page.evaluate("playground.step") == 0, "no step was made on the way"
 
 
 BELOW = """() => {
