@@ -114,6 +114,10 @@ def figure(kept: list[dict], dark: bool) -> go.Figure:
     ink, grid = ("#e8eaf0", "#2b303d") if dark else ("#1c2330", "#e5e5e0")
     for i, name in enumerate(names):
         _plot(fig, rows, name, (i // columns + 1, i % columns + 1), ink, dark)
+    if len(names) % columns:  # a free cell in the last row
+        told = "<b>Lower is better.</b><br>Lines: the median of the seeds.<br>Bands: from the best to the worst of them."
+        fig.add_annotation(text=told, x=1, y=0.02, xref="paper", yref="paper", xanchor="right",
+                           yanchor="bottom", align="left", showarrow=False)  # fmt: skip
     fig.update_xaxes(type="log", gridcolor=grid, zeroline=False, title_standoff=4)
     fig.update_yaxes(gridcolor=grid, zeroline=False, title_standoff=4)
     fig.update_layout(
@@ -146,8 +150,11 @@ def _plot(fig: go.Figure, rows: dict, name: str, cell: tuple[int, int], ink: str
         ends.append((x[-1], middle[-1], NAMES.get(label, label), colour))
         values += [v for v in middle if v > 0 or not log]
     if level is not None:
-        fig.add_hline(level, line={"color": ink, "width": 1, "dash": "dot"}, **where)
-        ends.append((max(end[0] for end in ends), level, "kernel estimate", ink))
+        last = max(end[0] for end in ends)
+        # as far as the curves go: it shall not strike names through
+        fig.add_scatter(x=[0.5, last], y=[level, level], mode="lines",
+                        line={"color": ink, "width": 1, "dash": "dot"}, **where)  # fmt: skip
+        ends.append((last, level, "kernel estimate", ink))
         values.append(level)
     low, high = limits(values, log)
     last = max(end[0] for end in ends)
@@ -162,7 +169,8 @@ def _plot(fig: go.Figure, rows: dict, name: str, cell: tuple[int, int], ink: str
     fig.update_xaxes(tickvals=ticks, range=[math.log10(0.85), math.log10(ROOM * last)],
                      title="CPU seconds", **where)  # fmt: skip
     if log:
-        fig.update_yaxes(type="log", dtick=1, tickformat="~f", **where)
+        ticks = [m * 10.0**k for k in range(-4, 2) for m in (1, 3)]
+        fig.update_yaxes(type="log", tickvals=ticks, tickformat="~f", **where)
     fig.update_yaxes(range=[low, high], title=unit(name), **where)
 
 
