@@ -1,0 +1,74 @@
+"""The benchmarks' own helpers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from bench import picture, quality
+from engines import Experiment
+
+
+def test_a_curve_on_images_is_bits_of_held_out_images():
+    knobs = {"kind": "RealNVP", "layers": 2, "width": 16, "batch": 64}
+    torch.set_num_threads(1)
+    (seconds, steps, bits), = quality.curve("flow", "digits", knobs, 0, 0.05)  # fmt: skip
+    run = Experiment("digits", "flow", 0, knobs).start("cpu").train(steps=steps)
+    with torch.no_grad():
+        log_q = run.log_prob(run.pool.test)
+    want = -float(log_q.double().mean()) / 64 / math.log(2)
+    assert seconds == 0.05 and bits == pytest.approx(want, abs=1e-5)
+    # a wrong twin: in nats, or of the rows that are learnt from
+    assert bits != pytest.approx(want * math.log(2), rel=1e-3)
+    assert bits != pytest.approx(-float(run.log_prob(run.pool.val).mean()) / 64 / math.log(2))
+
+
+def test_rows_name_knobs_that_there_are():
+    for engine, knobs in quality.ROWS.values():
+        if engine in quality.ENGINES:
+            quality.ENGINES[engine].complete(knobs)
+    assert set(quality.ON_IMAGES) <= set(quality.ROWS)
+
+
+def test_what_is_measured_is_kept_and_images_apart(tmp_path, monkeypatch, capsys):
+    found = [{"dataset": "moons", "seed": 0, "curve": [[1, 5, 0.1]], "kernel_estimate": None}]
+    monkeypatch.setattr(quality, "OUT", tmp_path)
+    monkeypatch.setattr(quality, "table", lambda *_: found)
+    for data in ("moons", "digits"):
+        quality.measure("Flow, spline", "flow", [data], {}, [0], 1.0, True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["quality-flow-spline-images.json", "quality-flow-spline.json"]
+    assert json.loads((tmp_path / names[1]).read_text()) == {"label": "Flow, spline", "runs": found}
+
+
+def test_names_are_moved_apart_and_keep_their_order():
+    heights = [0.5, 0.52, 0.9, 0.51, 0.0]
+    found = picture.spread(heights, 0.1, 0.0, 1.0)
+    order = sorted(range(5), key=lambda i: heights[i])
+    placed = [found[i] for i in order]
+    assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(placed))
+    assert min(found) >= 0 and max(found) <= 1
+    assert found[2] == pytest.approx(0.9) and found[4] == pytest.approx(0.0)
+    assert found[3] == pytest.approx(0.51), "the middle of three stays"
+    # at the edge the block is pushed back inside, still apart
+    edge = picture.spread([0.98, 0.99, 1.0], 0.1, 0.0, 1.0)
+    assert edge == pytest.approx([0.8, 0.9, 1.0])
+
+
+def test_the_picture_names_every_curve_in_its_plot():
+    kept = []
+    for i, label in enumerate(quality.ROWS):
+        runs = [
+            {"dataset": d, "seed": s, "kernel_estimate": 0.02 if d in quality.PLANES else None,
+             "curve": [[1, 1, 0.5 + i / 10 + s / 50], [30, 9, 0.01 * (1 + i / 20)]]}
+            for d in (*quality.PLANES, *quality.IMAGES) for s in range(3)
+        ]  # fmt: skip
+        kept.append({"label": label, "runs": runs})
+    fig = picture.figure(kept, dark=True)
+    texts = [a.text for a in fig.layout.annotations]
+    assert texts.count("VAE") == 5 and texts.count("kernel estimate") == 4
+    assert {"<b>digits</b>", "<b>spirals</b>"} <= set(texts)
