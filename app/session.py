@@ -143,7 +143,7 @@ class Session:
             }  # fmt: skip
             before, saved = self._parked.pop(name, (None, None))
             if before is None:
-                wanted = self._acceptable(Experiment(self.START[0], name), data)
+                wanted = self._acceptable(Experiment(ENGINES[name].opens_on, name), data)
             else:
                 wanted = self._acceptable(before, data)
             self._undo.clear()

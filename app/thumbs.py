@@ -35,6 +35,17 @@ def svg(dataset: Dataset) -> str:
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
             f'<path d="M0 92{curve}L100 92Z" fill="#000"/></svg>'
         )
+    if dataset.kind == "sequence":
+        walks = dataset.sample(3, rng).reshape(3, *dataset.shape)
+        u, v = 100 * (walks[..., 0] - x0) / (x1 - x0), 100 * (y1 - walks[..., 1]) / (y1 - y0)
+        lines = "".join(
+            "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(xs, ys))
+            for xs, ys in zip(u.tolist(), v.tolist())
+        )
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
+            f'<path d="{lines}" fill="none" stroke="#000" stroke-width="2"/></svg>'
+        )
     points = dataset.sample(POINTS, rng)
     x = 100 * (points[:, 0] - x0) / (x1 - x0)
     y = 100 * (y1 - points[:, 1]) / (y1 - y0)

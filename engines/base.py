@@ -57,6 +57,8 @@ class Engine(Knobbed):
     # its place on the map of families; None is read off `density`
     density_kind: ClassVar[DensityKind | None] = None
     principle: ClassVar[Principle | None] = None
+    # the dataset that it opens on where it does not take the one at hand
+    opens_on: ClassVar[str] = "ring8soft"
     # the recorded clip on the home page: steps until the picture has settled, changed knobs
     clip_steps: ClassVar[int] = 1500
     clip_knobs: ClassVar[Mapping[str, Any]] = {}

@@ -187,7 +187,7 @@ class DeepMixture(OnRows):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A deep Gaussian mixture needs numbers, not symbols."
+            return "A deep Gaussian mixture takes rows of numbers without an order, not sequences."
         if dataset.dim > 64:
             return f"A deep mixture takes rows of at most 64 numbers here, not {dataset.dim}."
         return None

@@ -130,7 +130,7 @@ class Dimensions(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A mixture and a flow need numbers, not symbols."
+            return "A mixture and a flow are compared on rows without an order, not on sequences."
         if not 2 <= dataset.dim <= MOST:
             return f"Rows of 2 to {MOST} numbers can be compared here, not {dataset.dim}."
         return None

@@ -173,7 +173,7 @@ class GAN(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A GAN needs data that moves smoothly: tokens pass no slope to the generator."
+            return "The GAN here makes points and pictures, not sequences of steps or tokens."
         return None
 
     # ------------------------------------------------------------ training

@@ -119,7 +119,8 @@ def log_ratio(q: np.ndarray, p: np.ndarray, box: Box) -> tuple[np.ndarray, float
 def shared(lane: Lane) -> list[Panel]:
     """The shared panels of one lane, for its kind of data."""
     kind = lane.engine.pool.dataset.kind
-    draw = {"plane": _plane, "line": _line, "images": _images, "vectors": _vectors}.get(kind)
+    draw = {"plane": _plane, "line": _line, "images": _images, "vectors": _vectors,
+            "sequence": _sequence}.get(kind)  # fmt: skip
     pictures = draw(lane) if draw else []
     return [*pictures, *_curves(lane)]
 
@@ -224,6 +225,24 @@ def _vectors(lane: Lane) -> list[Panel]:
         panels.append(Panel("truth", "Data", lambda: [first(data_points(engine))], about, box,
                             "large", hz=0.5, help="Points that the model never saw."))  # fmt: skip
     return panels
+
+
+def _sequence(lane: Lane) -> list[Panel]:
+    """Whole walks (T, 2) of the model, on those of the data."""
+    engine = lane.engine
+    dataset = engine.pool.dataset
+
+    def walks(rows: Tensor, role: str, label: str, **more) -> Paths:
+        return Paths(numpy(rows).reshape(-1, *dataset.shape), role, label=label, **more)
+
+    def model() -> list[Mark]:
+        held = walks(engine.pool.test[:40], "data", "data", opacity=0.3, static=True)
+        return [held, walks(engine.sample(40), "model", "walks of the model")]
+
+    return [
+        Panel("model", _name(lane, "Walks of the model"), model, "from start to end; data in blue",
+              dataset.extent, "large", hz=10, help="Walks that the model makes all by itself."),
+    ]  # fmt: skip
 
 
 def over(x: np.ndarray, y: np.ndarray, role: str = "model", label: str = "", **more) -> Paths:
@@ -339,7 +358,7 @@ def _curves(lane: Lane) -> list[Panel]:
             for k, t in lane.ghosts.items()
         ]
         lines += [line(k, t, roles.get(k, "plain")) for k, t in lane.tracks.items()]
-        known = engine.loss_is_nll and dataset.kind in ("line", "plane", "vectors")
+        known = engine.loss_is_nll and dataset.kind in ("line", "plane", "vectors", "sequence")
         exact = dataset.entropy if known else None
         levels = [] if exact is None else [("entropy of the data", float(exact))]
         return [Curves(lines, levels, y_label=engine.loss_label)]

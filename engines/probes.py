@@ -264,7 +264,7 @@ def forget(engine: Engine) -> None:
 def probes(engine: Engine) -> list[Probe]:
     """The measurements that make sense for this model on this data."""
     kind = engine.pool.dataset.kind
-    if kind in ("plane", "line", "vectors"):
+    if kind in ("plane", "line", "vectors", "sequence"):
         return _space_probes(engine)
     return _image_probes(engine) if kind == "images" else []
 

@@ -1,6 +1,6 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, line, mixtures, own, pinwheel, plane, vectors
+from engines.data import images, line, mixtures, own, pinwheel, plane, vectors, walks
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 from engines.data.own import snap
 
@@ -22,4 +22,5 @@ __all__ = [
     "plane",
     "snap",
     "vectors",
+    "walks",
 ]

@@ -129,6 +129,8 @@ class Flow(Engine):
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
+        if dataset.kind == "sequence":
+            return "The flow here takes points and pictures, not sequences."
         return None if dataset.dim >= 2 else "A flow here needs at least two coordinates."
 
     @classmethod

@@ -125,7 +125,7 @@ class Mixture(OnRows):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A Gaussian mixture needs numbers, not symbols."
+            return "A Gaussian mixture takes rows of numbers without an order, not sequences."
         if dataset.dim > 256:
             return f"A Gaussian mixture takes rows of at most 256 numbers here, not {dataset.dim}."
         return None
