@@ -1,4 +1,4 @@
-"""Frames packed into one string, which assets/live.js unpacks and paints.
+"""Frames packed into one string, which assets/live/ unpacks and paints.
 
 `pack` is a pure function of a Frame and of what the browser already holds. The string is
 base64 of
@@ -7,7 +7,7 @@ base64 of
 
 Arrays, and JSON that seldom changes, are *blocks*: each is named by the hash of its
 content, is sent once, and costs only its name as long as the browser remembers it. So a
-panel that did not change between two frames is 60 bytes. assets/live.js reads and paints.
+panel that did not change between two frames is 60 bytes. assets/live/blocks.js reads them.
 
 Arrays are quantised to what a screen can show:
 
@@ -17,7 +17,8 @@ Arrays are quantised to what a screen can show:
     xy …      int16, an offset and a scale for each coordinate; off by at most half of `scale`,
               1/131068 of the range. −32768 stands for a point that is not finite.
     Surface   int16 likewise.
-    alpha, Images   uint8 of [0, 1]; off by at most 1/510.
+    Images    uint8, 0 is "not there yet" (NaN), else 1 + 254·v; off by at most 1/508.
+    alpha     uint8 of [0, 1]; off by at most 1/510.
     group     uint8; negative means no group (255).
     the rest  float32. Curves are thinned to at most 500 points.
 """
@@ -50,7 +51,7 @@ SENTINEL = -32768
 class Known:
     """Names of the blocks that a browser holds: the `limit` last used ones.
 
-    assets/live.js keeps twice as many in the same order, so what is known here is held there.
+    assets/live/blocks.js keeps twice as many in the same order, so what is known here is held there.
     """
 
     def __init__(self, limit: int = 256) -> None:
@@ -213,7 +214,11 @@ def _array(
         return _fine(value, None, blocks)
     if name == "group":
         return blocks.array(np.where(value < 0, 255, value % 255).astype(np.uint8), code="group")
-    if name == "alpha" or (isinstance(mark, Images) and name == "pixels"):
+    if isinstance(mark, Images) and name == "pixels":
+        v = np.clip(value.astype(np.float32), 0, 1)
+        codes = np.where(np.isnan(v), 0, 1 + np.rint(254 * np.nan_to_num(v))).astype(np.uint8)
+        return blocks.array(codes, code="pixels")
+    if name == "alpha":
         unit = np.clip(np.nan_to_num(value.astype(np.float32)), 0, 1)
         return blocks.array(np.rint(unit * 255).astype(np.uint8), code="unit")
     with np.errstate(over="ignore"):
@@ -376,6 +381,8 @@ def _decoded(codes: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
         return np.where(codes == 255, -1, codes.astype(int))
     if code == "unit":
         return codes / 255
+    if code == "pixels":
+        return np.where(codes == 0, np.nan, (codes.astype(float) - 1) / 254)
     if code == "fine":
         v = codes * np.array(how["scale"]) + np.array(how["offset"])
         return np.where(codes == SENTINEL, np.nan, v)

@@ -1,4 +1,4 @@
-"""The component that paints packed frames: assets/live.js within Gradio."""
+"""The component that paints packed frames: assets/live/ within Gradio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ import plotly
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PLOTLY_JS = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 
-# The events that assets/live.js triggers. Gradio offers view.ack, view.view, view.act …
+# The scripts of the renderer, in the order in which they are loaded: each of them takes what
+# those before it have put into PlaygroundLive. An exported page carries the same ones.
+LIVE_JS = [
+    ASSETS / "live" / f"{name}.js"
+    for name in (
+        "base", "blocks", "theme",
+        "project", "fields", "points", "lines", "charts", "surface",
+        "panel", "graphs", "pointer", "slider", "keep",
+        "layout", "metrics", "view", "stage",
+    )
+]  # fmt: skip
+
+# The events that assets/live/view.js triggers. Gradio offers view.ack, view.view, view.act …
 # because their names stand here in quotes.
 _ON_LOAD = """
 const EVENTS = ['ack', 'view', 'act', 'branch'];
@@ -47,12 +59,9 @@ def served(path: Path) -> str:
 
 def head() -> str:
     """The scripts and styles that a page with a LiveView needs."""
-    return (
-        f'<link rel="stylesheet" href="{served(ASSETS / "live.css")}">'
-        f'<script src="{served(PLOTLY_JS)}"></script>'
-        f'<script src="{served(ASSETS / "timeline.js")}"></script>'
-        f'<script src="{served(ASSETS / "live.js")}"></script>'
-        f'<script src="{served(ASSETS / "export.js")}"></script>'
+    scripts = [PLOTLY_JS, ASSETS / "timeline.js", *LIVE_JS, ASSETS / "export.js"]
+    return f'<link rel="stylesheet" href="{served(ASSETS / "live.css")}">' + "".join(
+        f'<script src="{served(path)}"></script>' for path in scripts
     )
 
 

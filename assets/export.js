@@ -24,6 +24,12 @@
     return answer.text();
   }
 
+  /** Names of the renderer's scripts, in the order in which this page has loaded them. */
+  function renderer() {
+    const name = (script) => /(?:gp-asset-|\/assets\/)(live\/\w+\.js)/.exec(script.id || script.src)?.[1];
+    return [...new Set([...document.scripts].map(name).filter(Boolean))];
+  }
+
   const inScript = (text) => text.replace(/<\/(script)/gi, "<\\/$1").replace(/<!--/g, "<\\!--");
   const inData = (value) => JSON.stringify(value).replace(/</g, "\\u003c");
   const inText = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -50,9 +56,10 @@
     @media (max-width: 900px) { main { grid-template-columns: minmax(0, 1fr); } }`;
 
   async function page(view, { title = "", address = "", knobs = {} } = {}) {
-    const names = ["plotly.min.js", "timeline.js", "live.js", "export.js", "live.css"];
-    const [plotly, timeline, live, own, style] = await Promise.all(names.map(asset));
-    const fixed = plotly.length + timeline.length + live.length + own.length + style.length;
+    const names = ["timeline.js", ...renderer(), "export.js"];
+    const [plotly, style, ...texts] = await Promise.all(
+      ["plotly.min.js", "live.css", ...names].map(asset));
+    const fixed = [plotly, style, ...texts].reduce((sum, text) => sum + text.length, 0);
     let most = Infinity;
     let data = inData(view.tape.dump());
     // every second frame less, until it fits
@@ -77,9 +84,7 @@ ${script("plotly.min.js", plotly)}
 <div class="gp-sheet"><div data-slot="look"></div></div></aside></main>
 <script type="application/json" id="tape">${data}</script>
 <script type="application/json" id="about">${inData(about)}</script>
-${script("timeline.js", timeline)}
-${script("live.js", live)}
-${script("export.js", own)}
+${names.map((name, i) => script(name, texts[i])).join("\n")}
 <script>PlaygroundExport.boot()</script>
 </body></html>`;
   }

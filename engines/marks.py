@@ -1,13 +1,14 @@
 """The small closed alphabet that every picture is spelled in.
 
 A Panel has a title, axes and marks; a mark is a dataclass of numpy arrays. Engines say
-*what* to show; only the view (app/pack.py, assets/live.js) knows how one is drawn.
+*what* to show; only the view (app/pack.py, assets/live/) knows how one is drawn.
 
 Roles carry the colour, and one colour means one thing on every tab:
 data, model, density, generator, discriminator, score, noise, lost, truth, plain.
 
-A mark with keyframes has a leading time axis in `xy` and `keys`, the (T,) values of the
-panel's slider at which the frames stand; the browser interpolates between them.
+A mark with keyframes has a leading time axis in `xy` (Images: in `pixels`) and `keys`, the (T,)
+rising values of the panel's slider at which the frames stand. Between two of them the browser
+interpolates places; of images it shows the last one reached.
 """
 
 from __future__ import annotations
@@ -150,12 +151,18 @@ class Surface(Mark):
 
 @dataclass
 class Images(Mark):
-    """(N, H, W) in [0, 1], drawn as a sheet of `columns` columns; `tags` (N,) short texts."""
+    """(N, H, W) or keyframed (T, N, H, W) in [0, 1], drawn as a sheet of `columns` columns.
+
+    NaN is a pixel that is not there yet: it is drawn as a faint tint. `tags` (N,) are short
+    texts. Keyframes are shown as they are, the last one whose key is at or below the slider's
+    value: a mixture of two would be a picture that no model has drawn.
+    """
 
     pixels: np.ndarray
     columns: int = 10
     tags: Sequence[str] | None = None
     label: str = ""
+    keys: np.ndarray | None = None
     static: bool = False
 
 

@@ -1,0 +1,215 @@
+/* Plotly's flat pictures: curves, bars, and the axes over a canvas. */
+(() => {
+  "use strict";
+
+  const { escaped } = PlaygroundLive;
+
+  const CLEAR = "rgba(0,0,0,0)";
+
+  /** Plotly wants plain arrays, and null for a gap. */
+  const finite = (array) => Array.from(array, (v) => (Number.isFinite(v) ? v : null));
+
+  function chartTraces(get, marks, theme) {
+    const traces = [];
+    for (const mark of marks) {
+      if (mark.type === "Curves") traces.push(...mark.lines.map((l) => curve(get, mark, l, theme)));
+      if (mark.type === "Bars") traces.push(...bars(get, mark, theme));
+    }
+    return traces;
+  }
+
+  function curve(get, mark, one, theme) {
+    const colour = one.ghost ? theme.role("noise") : theme.role(one.role);
+    return {
+      type: "scatter",
+      // a single point has no line: show it all the same
+      mode: one.x.shape[0] === 1 ? "markers" : "lines",
+      name: escaped(one.name),
+      x: finite(get(one.x)),
+      y: finite(get(one.y)),
+      opacity: one.ghost ? 0.45 : 1,
+      line: { color: colour, width: one.ghost ? 1.2 : 1.8, dash: one.dash ? "dash" : "solid" },
+      fill: mark.fill ? "tozeroy" : "none",
+      hovertemplate: `%{y:.4~g} ${escaped(mark.y_label)}`,
+    };
+  }
+
+  function bars(get, mark, theme) {
+    const names = mark.names.map(escaped);
+    const traces = [
+      {
+        type: "bar",
+        name: "now",
+        x: names,
+        y: finite(get(mark.values)),
+        marker: { color: theme.role(mark.role), opacity: 0.85 },
+        hovertemplate: `%{y:.4~g} ${escaped(mark.y_label)}`,
+        texttemplate: mark.numbers ? "%{y:.3~g}" : undefined,
+        textposition: "auto",
+        textangle: 0,
+        cliponaxis: false,
+      },
+    ];
+    if (mark.truth) {
+      traces.push({
+        type: "scatter",
+        mode: "markers",
+        name: "should be",
+        x: names,
+        y: finite(get(mark.truth)),
+        marker: {
+          symbol: "line-ew",
+          size: 18,
+          line: { color: theme.role("truth"), width: 2.2 },
+        },
+        hovertemplate: "%{y:.4~g}",
+      });
+    }
+    return traces;
+  }
+
+  /**
+   * Leave a few wild values out of sight: one spike at the beginning would flatten a whole
+   * loss curve. Rounded, so that the axis stands still while the curve grows.
+   */
+  function calm(layout, traces) {
+    if (layout.yaxis.type !== "linear" || traces.some((t) => t.type === "bar")) return;
+    const y = traces.flatMap((t) => t.y.filter((v) => v !== null)).sort((a, b) => a - b);
+    if (y.length < 20) return;
+    const at = (q) => y[Math.floor(q * (y.length - 1))];
+    const [low, high] = [at(0.02), at(0.96)];
+    const span = high - low;
+    const wild = y[y.length - 1] > high + 1.5 * span || y[0] < low - 1.5 * span;
+    if (!(span > 0) || !wild) return;
+    const levels = layout.shapes.map((s) => s.y0);
+    const unit = 10 ** Math.floor(Math.log10(span)) / 2;
+    const edge = (f, v) => unit * f(v / unit);
+    layout.yaxis.range = [
+      edge(Math.floor, Math.min(...levels, Math.max(y[0], low - 0.1 * span)) - 0.05 * span),
+      edge(Math.ceil, Math.max(...levels, Math.min(y[y.length - 1], high + 0.4 * span))),
+    ];
+  }
+
+  /** A logarithmic axis over a hair's breadth would name its marks with all their digits. */
+  function brief(layout, traces) {
+    if (layout.yaxis.type !== "log") return;
+    const y = traces.flatMap((t) => t.y.filter((v) => v > 0));
+    if (y.length && Math.max(...y) < 2 * Math.min(...y)) layout.yaxis.tickformat = ".3~g";
+  }
+
+  /** A logarithmic axis of a few values is marked at these, not at 2, 3, … 9 of each decade. */
+  function rungs(layout, traces) {
+    if (layout.xaxis.type !== "log") return;
+    const x = [...new Set(traces.flatMap((t) => [...t.x]))];
+    if (x.length <= 8) Object.assign(layout.xaxis, { tickmode: "array", tickvals: x, ticktext: x.map(String) });
+  }
+
+  function chartLayout(marks, theme, size) {
+    const curves = marks.find((m) => m.type === "Curves");
+    const only = marks.find((m) => m.type === "Bars");
+    const axis = (title, type) => ({
+      title: title ? { text: escaped(title), font: { size: theme.size(10.5) }, standoff: 4 } : undefined,
+      type,
+      color: theme.mute,
+      gridcolor: theme.line,
+      linecolor: theme.line,
+      zeroline: false,
+      nticks: 5,
+      tickfont: { size: theme.size(10) },
+      automargin: false,
+      exponentformat: type === "log" ? "power" : "SI",
+    });
+    const levels = (curves && curves.levels) || [];
+    const log = curves && curves.log_y;
+    return {
+      ...common(theme, size),
+      margin: { l: theme.size(40), r: 8, t: 8, b: theme.size(30) },
+      xaxis: curves
+        ? axis(curves.x_label, curves.log_x ? "log" : "linear")
+        : {
+            ...axis("", "category"),
+            showgrid: false,
+            nticks: 0,
+            // in the order given, also when it changes: Plotly keeps the first one it saw
+            categoryorder: "array",
+            categoryarray: only ? only.names.map(escaped) : undefined,
+          },
+      yaxis: { ...axis("", log ? "log" : "linear"), rangemode: only ? "tozero" : "normal" },
+      bargap: 0.25,
+      hovermode: "x unified",
+      shapes: levels
+        .filter(([, y]) => typeof y === "number" && (!log || y > 0))
+        .map(([, y]) => ({
+          type: "line",
+          xref: "paper",
+          x0: 0,
+          x1: 1,
+          y0: y,
+          y1: y,
+          line: { color: theme.mute, width: 1.2, dash: "dash" },
+        })),
+      annotations: levels
+        .filter(([, y]) => typeof y === "number" && (!log || y > 0))
+        .map(([name, y]) => ({
+          text: escaped(name),
+          xref: "paper",
+          x: 1,
+          y: log ? Math.log10(y) : y,
+          xanchor: "right",
+          yanchor: "top", // what comes down to the level comes from above
+          showarrow: false,
+          font: { size: theme.size(10), color: theme.mute },
+        })),
+    };
+  }
+
+  function common(theme, { width, height }) {
+    return {
+      width,
+      height,
+      paper_bgcolor: CLEAR,
+      plot_bgcolor: CLEAR,
+      font: { family: theme.font, size: 11, color: theme.mute },
+      showlegend: false,
+      dragmode: dragMode(),
+      uirevision: "keep",
+      modebar: { bgcolor: CLEAR, color: theme.mute, activecolor: theme.accent },
+      hoverlabel: {
+        bgcolor: theme.card,
+        bordercolor: theme.line,
+        font: { color: theme.ink, size: theme.size(11) },
+      },
+    };
+  }
+
+  // A finger that swipes over a picture means to scroll the page.
+  const dragMode = () => (window.matchMedia("(pointer: coarse)").matches ? false : "pan");
+
+  function planeLayout(theme, size, range, bare, equal) {
+    const axis = {
+      showgrid: false,
+      zeroline: false,
+      showline: false,
+      showticklabels: !bare,
+      ticks: "",
+      tickfont: { size: theme.size(9), color: theme.mute },
+      ticklabelposition: "inside",
+      nticks: 6,
+    };
+    return {
+      ...common(theme, size),
+      margin: { l: 0, r: 0, t: 0, b: 0 },
+      hovermode: false,
+      xaxis: { ...axis, range: [range.x0, range.x1] },
+      yaxis: {
+        ...axis,
+        range: [range.y0, range.y1],
+        ...(equal ? { scaleanchor: "x" } : { fixedrange: true }),
+      },
+    };
+  }
+
+  Object.assign(PlaygroundLive, {
+    chartTraces, calm, brief, rungs, chartLayout, common, planeLayout,
+  });
+})();
