@@ -2,7 +2,7 @@
 
 Each of them is a row θ of P numbers, unconstrained, that a network tells. A density on the line
 has `log_prob`, its distribution function `cdf`, and `draw`, which turns uniform numbers into
-draws; on integers `log_mass` is the log-probability of a cell.
+draws; on integers `mass` is the probability of a cell.
 """
 
 from __future__ import annotations
@@ -19,14 +19,6 @@ FAR = 1e4  # stands for infinity: no distribution function here differs from 0 o
 TINY = 1e-6
 
 
-def log_difference(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """log(a − b) from log a > log b, without losing what a − b is small against."""
-    gap = (log_b - log_a).clamp_max(-1e-12)
-    # each form where it is exact; the clamp keeps the other's gradient finite
-    far = (-gap.clamp_max(-0.7).exp()).log1p()
-    return log_a + torch.where(gap > -0.7, (-gap.expm1()).log(), far)
-
-
 class Gaussian:
     """N(0, 1)."""
 
@@ -36,18 +28,11 @@ class Gaussian:
 
     @staticmethod
     def cdf(z: Tensor) -> Tensor:
-        return torch.special.ndtr(z)
+        return 0.5 * torch.erfc(-z / math.sqrt(2))  # special.ndtr rounds small values away
 
     @staticmethod
     def quantile(u: Tensor) -> Tensor:
         return torch.special.ndtri(u)
-
-    @staticmethod
-    def log_mass(a: Tensor, b: Tensor) -> Tensor:
-        """log(Φ(b) − Φ(a)) for a < b: in the left tail, where both are exact."""
-        right = a + b > 0
-        a, b = torch.where(right, -b, a), torch.where(right, -a, b)
-        return log_difference(torch.special.log_ndtr(b), torch.special.log_ndtr(a))
 
 
 class Logistic:
@@ -64,11 +49,6 @@ class Logistic:
     @staticmethod
     def quantile(u: Tensor) -> Tensor:
         return torch.logit(u)
-
-    @staticmethod
-    def log_mass(a: Tensor, b: Tensor) -> Tensor:
-        """log(σ(b) − σ(a)), for σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b})."""
-        return F.logsigmoid(b) + F.logsigmoid(-a) + log_difference(torch.zeros_like(a), a - b)
 
 
 class Mixture:
@@ -103,12 +83,15 @@ class Mixture:
         log_weight, mean, scale = self.parts(theta)
         return (log_weight.exp() * self.of.cdf((x[..., None] - mean) / scale)).sum(-1)
 
-    def log_mass(self, theta: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """log ∫ q from low to high (…): differences of distribution functions, as in
-        PixelCNN++ (Salimans et al. 2017). Beyond ±FAR lies infinity."""
+    def mass(self, theta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """∫ q from low to high (…): differences of distribution functions, as in PixelCNN++
+        (Salimans et al. 2017). Beyond ±FAR lies infinity."""
         log_weight, mean, scale = self.parts(theta)
         a, b = ((edge[..., None] - mean) / scale for edge in (low, high))
-        return (self.of.log_mass(a, b) + log_weight).logsumexp(-1)
+        # in the left tail, where both are small: near 1 their difference would be rounded away
+        side = torch.where(a + b > 0, -1.0, 1.0)
+        between = side * (self.of.cdf(side * b) - self.of.cdf(side * a))
+        return (log_weight.exp() * between).sum(-1)
 
     def draw(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Draws (…) of q(·; θ) from uniform u (…), which choose a component, and v, a place in it."""
@@ -185,12 +168,13 @@ class Categorical:
         """θ (d, L) to begin with: all levels alike."""
         return places.new_zeros(len(places), self.each)
 
-    def log_mass(self, theta: Tensor, level: Tensor) -> Tensor:
-        """Log-probability of integers (…), θ (…, L) → (…)."""
-        log_weight = theta.log_softmax(-1).expand(*level.shape, -1)
-        return log_weight.gather(-1, level.long()[..., None])[..., 0]
+    def mass(self, theta: Tensor, level: Tensor) -> Tensor:
+        """Probability of integers (…), θ (…, L) → (…)."""
+        weight = theta.softmax(-1).expand(*level.shape, -1)
+        return weight.gather(-1, level.long()[..., None])[..., 0]
 
     def draw(self, theta: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Levels (…) from uniform u (…)."""
         return _chosen(theta.softmax(-1), u)[..., 0].to(u.dtype)
 
 

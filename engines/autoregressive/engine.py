@@ -99,6 +99,7 @@ class Autoregressive(Engine):
     EVERY = 20  # steps between two looks at the validation rows
     MOST = 10  # components for a pixel
     DROP = 0.25  # of the hidden units, on images
+    STRAY = 1e-4
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -223,7 +224,8 @@ class Autoregressive(Engine):
     def _log_masses(self, x: Tensor, net: Made, rng: torch.Generator | None) -> Tensor:
         """log-probabilities of the integers below x, (N, d); −∞ where there is no such level.
 
-        As a density of x + U[0, 1)^d they are the same numbers, for a cell's volume is 1.
+        As a density of x + U[0, 1)^d they are the same numbers, for a cell's volume is 1. STRAY
+        of every pixel's mass is spread over all levels, so that none is out of the question.
         """
         top = self.pool.dataset.levels - 1
         level = x.floor()
@@ -232,13 +234,14 @@ class Autoregressive(Engine):
         theta = torch.cat([net.alone().expand(len(x), 1, -1), net.rest(z, rng)], 1)
         level, known = self.ordered(level), self.ordered(known)
         if isinstance(self._conditional, Categorical):
-            found = self._conditional.log_mass(theta, known)
+            mass = self._conditional.mass(theta, known)
         else:
             half = self.ordered(0.5 / self._std[None])
             low = torch.where(known == 0, -FAR, z - half)
             high = torch.where(known == top, FAR, z + half)
-            found = self._conditional.log_mass(theta, low, high)
-        return found.masked_fill(level != known, -torch.inf)
+            mass = self._conditional.mass(theta, low, high)
+        mass = (1 - self.STRAY) * mass + self.STRAY / (top + 1)
+        return mass.log().masked_fill(level != known, -torch.inf)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Σ_i log q(x_i | x_1 … x_{i−1}) in nats, (N, d) → (N,)."""
@@ -256,25 +259,31 @@ class Autoregressive(Engine):
 
         given: (N, m) first coordinates in drawing order, in data units, that are kept.
         """
-        net, top = self.shown, getattr(self.pool.dataset, "levels", 0) - 1
         z, out = torch.zeros_like(u), torch.zeros_like(u)
         mean, std = self.ordered(self._mean[None])[0], self.ordered(self._std[None])[0]
+        kept = 0 if given is None else given.shape[1]
         for i in range(self.dim):
-            if given is not None and i < given.shape[1]:
-                x = given[:, i]
+            if i < kept:
+                x = given[:, i].floor() if self.images else given[:, i]
             else:
-                part = self._of(slice(i, i + 1))
-                theta = net.column(z, i)[:, None]
-                x = part.draw(theta, u[:, i : i + 1], v[:, i : i + 1])[:, 0]
-                if not isinstance(part, Categorical):
-                    x = x * std[i] + mean[i]
-            if self.images:
-                x = x.floor().clamp(0, top)
-                z[:, i] = (x + 0.5 - mean[i]) / std[i]
-                out[:, i] = x + noise[:, i].clamp_max(1 - 2.0**-19)
-            else:
-                z[:, i], out[:, i] = (x - mean[i]) / std[i], x
+                x = self._next(z, i, u[:, i], v[:, i], mean[i], std[i])
+            middle = x + 0.5 if self.images else x
+            z[:, i], out[:, i] = (middle - mean[i]) / std[i], x
+        if self.images:
+            out = out + noise.clamp_max(1 - 2.0**-19)  # float32 would round 16 + 1 − 2⁻²⁴ up
         return self.ordered(out).contiguous()
+
+    def _next(self, z: Tensor, i: int, u: Tensor, v: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Draws (N,) of coordinate i in data units, given those before it in z (N, d)."""
+        part, theta = self._of(slice(i, i + 1)), self.shown.column(z, i)[:, None]
+        draw = lambda u: part.draw(theta, u[:, None], v[:, None])[:, 0]  # noqa: E731
+        if not self.images:
+            return draw(u) * std + mean
+        levels, stray = self.pool.dataset.levels, u < self.STRAY
+        x = draw((u - self.STRAY).clamp_min(0) / (1 - self.STRAY))
+        if not isinstance(part, Categorical):
+            x = (x * std + mean).floor().clamp(0, levels - 1)
+        return torch.where(stray, (u / self.STRAY * levels).floor().clamp_max(levels - 1), x)
 
     # ------------------------------------------------------------ one conditional
 

@@ -154,7 +154,8 @@ def plane(engine: Autoregressive) -> list[Panel]:
             Points(xy, size=2.4, group=group, keys=np.arange(3.0), label=f"by their {one}"),
         ]  # fmt: skip
 
-    name = f"q({two} | {one} = {engine.at:.2f})"
+    at = f"{engine.at:.2f}".replace("-", "−")
+    name = f"q({two} | {one} = {at})"
     beside = f"and {'the kernel estimate' if guess else 'the exact one'}"
     fit = density_field(dataset).sum(1 if engine.first else 0) * (top - bottom) / GRID
     return [
@@ -163,7 +164,7 @@ def plane(engine: Autoregressive) -> list[Panel]:
                    "Drag the ring: the picture of one conditional follows."),
         Panel("conditional", f"One conditional, {name}", conditional,
               beside if p is not None else f"there is no data at this {one}",
-              (bottom, top, 0.0, tall or 1.0), "large", estimate=guess, equal=False, hz=10,
+              (bottom, top, 0.0, tall or 1.0), "small", estimate=guess, equal=False, hz=10,
               help=f"The density of {two} where {one} is held by the line in the model's density: "
                    "a cut through the plane, scaled so that its area is 1."),
         Panel("order", "Drawn in order", order, f"colours: {one}", box, "small",
