@@ -17,7 +17,8 @@ from engines.knobs import knob
 from engines.marks import Metric, Panel
 from engines.nce import pictures
 from engines.nce.grid import Grid, Implied
-from engines.nce.noises import NOISES
+from engines.nce.noises import NOISES, Noise
+from engines.quadrature import domain
 
 TILE = 4096  # rows at a time, so that activations stay in the cache
 
@@ -122,12 +123,12 @@ class NCE(Engine):
         help="Spread of their frequencies, in radians per standard deviation of the data.",
     )  # fmt: skip
     lr: float = knob(
-        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
         help="Adam's step size, which falls after the first few hundred steps.",
     )  # fmt: skip
     batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     proposals: int = knob(
-        8, 1, 32, log=True, view=True, label="Proposals a sample",
+        16, 1, 64, log=True, view=True, label="Proposals a sample",
         help="Noise points that each sample is chosen from, by their weights; 1 shows the noise.",
     )  # fmt: skip
     averaged: bool = knob(
@@ -156,25 +157,36 @@ class NCE(Engine):
 
     def start(self, pool: Pool) -> None:
         super().start(pool)
-        self._prepare(self.rng)
+        self.law = self._make_noise(self.rng)
+        self.law_at = 0  # when the noise was made: the step at which the data then came
         self.net = Ratio(self.dim, self.width, self.hidden, self.waves, self.pitch, self.rng)
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
         self.optimiser = nets.adam(self.net.parameters(), self.lr, self.BETAS, self.DECAY)
+        self.refresh()
 
-    def _prepare(self, rng: torch.Generator) -> None:
-        """Domain, noise, and what does not change on the grid while the classifier learns."""
-        self._grid = Grid.make(self.pool, NOISES[self.noise], self.clouds, rng)
-        self._implied: tuple[object, Implied] | None = None
+    def _make_noise(self, rng: torch.Generator) -> Noise:
+        return NOISES[self.noise](self.pool, domain(self.pool), self.clouds, rng)
 
     def refresh(self) -> None:
-        self._prepare(self.first_rng())
+        self.law.prepare()
+        self._grid = Grid(self.pool, self.law, domain(self.pool))
+        self._implied: tuple[object, Implied] | None = None
+
+    def _renew(self) -> None:
+        """Noise for other data. Only now that training goes on, for until then the model is
+        what it was: it is the noise times what was learnt of it."""
+        self.law.load_state_dict(self._make_noise(self.first_rng()).state_dict())
+        self.law_at = self.fed_at
+        self.refresh()
 
     def step(self) -> dict[str, Tensor]:
+        if self.law_at != self.fed_at:
+            self._renew()
         t = self.step_count + 1
         decay = (self.BEGIN / (self.age + 1)) ** self.POWER
         nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
         data = self.pool.batch(self.batch, self.rng)
-        noise = self._grid.noise.sample(self.ratio * self.batch, self.rng)
+        noise = self.law.sample(self.ratio * self.batch, self.rng)
         h = self.net(self.standardise(torch.cat([data, noise])))
         loss = contrast(h[: self.batch], h[self.batch :], self.ratio)
         self.optimiser.zero_grad()
@@ -218,7 +230,7 @@ class NCE(Engine):
     def resample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Samples (n, 2), and the noise points that each was chosen from, (n, proposals, 2)."""
         rng = generator or self.view_rng
-        x = self._grid.noise.sample(n * self.proposals, rng)
+        x = self.law.sample(n * self.proposals, rng)
         gumbel = -torch.empty(len(x), device=self.device).exponential_(generator=rng).log()
         chosen = (self.log_ratio(x) + gumbel).view(n, -1).argmax(1)
         x = x.view(n, -1, 2)

@@ -12,9 +12,7 @@ from engines.data.base import Pool
 from engines.marks import Box
 from engines.nce.noises import CELLS, Noise
 from engines.pictures import centres
-from engines.quadrature import TILE, Quadrature, domain
-
-MakeNoise = Callable[[Pool, Box, int, torch.Generator], Noise]
+from engines.quadrature import TILE, Quadrature
 
 
 class Grid:
@@ -30,11 +28,6 @@ class Grid:
         x0, x1, y0, y1 = box
         self.log_cell = math.log((x1 - x0) * (y1 - y0) / CELLS**2)
         self.log_n = torch.cat([noise.log_prob(part.double()) for part in self.at.split(TILE)])
-
-    @classmethod
-    def make(cls, pool: Pool, noise: MakeNoise, clouds: int, rng: torch.Generator) -> Grid:
-        box = domain(pool)
-        return cls(pool, noise(pool, box, clouds, rng), box)
 
     @property
     def log_p(self) -> Tensor:

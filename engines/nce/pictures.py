@@ -58,14 +58,14 @@ def panels(engine: NCE) -> list[Panel]:
               "best one. It strays first where the ratio is large or small: there the classifier "
               "is sure already, and nothing pulls."),
         Panel("weights", "Importance weights", lambda: _weights(engine),
-              "noise, as strong as its weight; chosen by weight in orange", box, "small", hz=6,
+              "chosen by weight in orange", box, "small", hz=6,
               help=f"{SHOWN} noise points, and as many chosen out of them by their weights exp(h): "
               "where few weigh nearly all, these few are chosen over and over."),
         Panel("log_weights", "Who carries the weight", lambda: _log_weights(engine, top),
-              "across: log weight, nats; up: share of points, and of weight",
+              "over log weights, nats",
               (LEAST, top, 0.0, 1.0), "small", hz=6, equal=False,
-              help="The noise points counted by their weight, and the weight that each part of them "
-              "carries. Two humps far apart: a few points stand for all of the data."),
+              help="Grey: the share of noise points that have such a weight. Orange: the share of all "
+              "weight that they carry. Two humps far apart: a few points stand for all of the data."),
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def metrics(engine: NCE) -> list[Metric]:
     exact = engine.pool.dataset.exact
     learned = float(-engine.shown.c)
     data = engine.log_ratio(engine.pool.test)
-    noise = engine.log_ratio(grid.noise.sample(COUNTED, engine.view_rng))
+    noise = engine.log_ratio(engine.law.sample(COUNTED, engine.view_rng))
     right = (data > math.log(nu)).float().mean(), (noise < math.log(nu)).float().mean()
     accuracy = (right[0] + nu * right[1]) / (1 + nu)
     true = grid.effective(implied.log_q)
@@ -122,15 +122,15 @@ class Seen:
     """
 
     def __init__(self, engine: NCE) -> None:
-        grid, pool = engine._grid, engine.pool
+        pool = engine.pool
         with engine.still(stream=2):
-            noise = grid.noise.sample(SHOWN, engine.view_rng)
+            noise = engine.law.sample(SHOWN, engine.view_rng)
         held = pool.test[:SHOWN]
         self.data = len(held)
         self.x = torch.cat([held, noise])
-        self.log_n = grid.noise.log_prob(self.x)
+        self.log_n = engine.law.log_prob(self.x)
         self.log_p = pool.dataset.log_prob(self.x)
-        self.field = cell_average(grid.noise.log_prob, pool.dataset.extent, device=engine.device)
+        self.field = cell_average(engine.law.log_prob, pool.dataset.extent, device=engine.device)
 
 
 def seen(engine: NCE) -> Seen:
@@ -228,7 +228,7 @@ def _weights(engine: NCE) -> list[Mark]:
 
 
 def _log_weights(engine: NCE, top: float) -> list[Mark]:
-    noise = engine._grid.noise.sample(COUNTED, engine.view_rng)
+    noise = engine.law.sample(COUNTED, engine.view_rng)
     log_w = engine.log_ratio(noise).double() - engine.implied().log_z
     edges = np.linspace(LEAST, top, 41)
     at = numpy(log_w.clamp(LEAST, top))
