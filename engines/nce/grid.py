@@ -1,0 +1,105 @@
+"""The domain cut into cells: what noise, data and model are there, and integrals over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engines.data.base import Pool
+from engines.marks import Box
+from engines.nce.noises import CELLS, Noise
+from engines.pictures import centres
+from engines.quadrature import TILE, Quadrature
+
+
+class Grid:
+    """A pool's domain and the noise on it; log n is worked out there once and for all.
+
+    Attributes:
+        box, noise; at: (C, 2) centres of the cells, and log_n: (C,) in float64.
+    """
+
+    def __init__(self, pool: Pool, noise: Noise, box: Box) -> None:
+        self.pool, self.noise, self.box = pool, noise, box
+        self.at = centres(box, CELLS, pool.train.device)
+        x0, x1, y0, y1 = box
+        self.log_cell = math.log((x1 - x0) * (y1 - y0) / CELLS**2)
+        self.log_n = torch.cat([noise.log_prob(part.double()) for part in self.at.split(TILE)])
+
+    @property
+    def log_p(self) -> Tensor:
+        """The exact log-density of the data at the cells, (C,) float64.
+
+        Taken when it is first asked for, and kept with the pool for the runs and lanes that
+        share it: some exact densities are quadratures themselves.
+        """
+        kept = getattr(self.pool, "_log_p_on_grid", None)
+        if kept is None or kept[0] != self.box:
+            log_p = self.pool.dataset.log_prob
+            parts = [log_p(part.double()).double() for part in self.at.split(TILE)]
+            kept = self.pool._log_p_on_grid = (self.box, torch.cat(parts))
+        return kept[1]
+
+    def integral(self, log_f: Tensor) -> float:
+        """∫ exp(log_f) over the domain, from values at the cells, (C,)."""
+        return float((log_f + self.log_cell).exp().sum())
+
+    def best_accuracy(self, ratio: float) -> float:
+        """∫ max(p, νn) / (1 + ν): how often the best classifier is right."""
+        log_noise = self.log_n + math.log(ratio)
+        # noise beyond the domain is told by its place
+        outside = ratio * max(0.0, 1 - self.integral(self.log_n))
+        return (self.integral(torch.maximum(self.log_p, log_noise)) + outside) / (1 + ratio)
+
+    def least_loss(self, ratio: float) -> float:
+        """The best classifier's cross-entropy, −E_p[log D] − ν E_n[log(1 − D)] with
+        D = p/(p + νn), in nats."""
+        log_noise = self.log_n + math.log(ratio)
+        both = torch.logaddexp(self.log_p, log_noise)
+        return self.integral_of(both - self.log_p, self.log_p) + self.integral_of(
+            both - log_noise, log_noise
+        )
+
+    def integral_of(self, f: Tensor, log_weight: Tensor) -> float:
+        """∫ f exp(log_weight), 0 wherever the weight is 0."""
+        mass = (log_weight + self.log_cell).exp()
+        return float(torch.where(mass > 0, f * mass, 0).sum())
+
+    def effective(self, log_q: Tensor) -> float:
+        """1 / E_n[(q/n)²] for a normalised log_q (C,): the effective share of noise draws
+        that importance weights leave, as their number grows."""
+        known = log_q > -math.inf
+        square = torch.where(known, 2 * log_q - self.log_n, -math.inf)
+        return 1 / max(self.integral(square), 1e-300)
+
+
+class Implied(Quadrature):
+    """q = n·exp(h)/Z on the domain.
+
+    Attributes:
+        log_h: (C,) of the cells, and all of a Quadrature.
+    """
+
+    def __init__(self, grid: Grid, log_ratio: Callable[[Tensor], Tensor]) -> None:
+        self._grid, self._log_ratio = grid, log_ratio
+
+        def log_f(x: Tensor) -> Tensor:
+            return grid.noise.log_prob(x) + log_ratio(x)
+
+        super().__init__(log_f, grid.box, grid.at.device, CELLS)
+
+    def _tiled(self, x: Tensor) -> Tensor:
+        if x is not self.centres:
+            return super()._tiled(x)
+        # the noise has not changed since the last time
+        self.log_h = self._log_ratio(x).double()
+        found = self._grid.log_n + self.log_h
+        return found.nan_to_num(-math.inf, math.inf, -math.inf)
+
+    @property
+    def log_q(self) -> Tensor:
+        """Normalised, at the cells, (C,) float64."""
+        return self._values - self.log_z
