@@ -6,11 +6,20 @@ bounds.py has the encoder's Gaussian and the bounds, decoders.py what the decode
 networks.py the two networks. The engine (engine.py) trains them; pictures.py shows them.
 """
 
-from engines.vae.bounds import Posterior, freed, importance_bound, log_prior, log_weights
+from engines.vae.bounds import (
+    Posterior,
+    freed,
+    importance_bound,
+    log_prior,
+    log_weights,
+    parts,
+    proposed,
+)
 from engines.vae.decoders import Gaussian, Levels
 from engines.vae.engine import VAE
 from engines.vae.networks import Net
 
 __all__ = [
-    "VAE", "Gaussian", "Levels", "Net", "Posterior", "freed", "importance_bound", "log_prior", "log_weights",
+    "VAE", "Gaussian", "Levels", "Net", "Posterior", "freed", "importance_bound", "log_prior",
+    "log_weights", "parts", "proposed",
 ]  # fmt: skip

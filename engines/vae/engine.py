@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -15,7 +16,14 @@ from engines.data.base import Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 from engines.vae import numbers, pictures
-from engines.vae.bounds import Posterior, freed, importance_bound, log_weights
+from engines.vae.bounds import (
+    Posterior,
+    freed,
+    importance_bound,
+    log_prior,
+    log_weights,
+    proposed,
+)
 from engines.vae.decoders import Gaussian, Levels
 from engines.vae.networks import Net
 
@@ -110,6 +118,7 @@ class VAE(Engine):
     K = 1000  # draws of z for log_prob
     probe_rows = 1000  # held-out rows of the live numbers
     PICTURE = 16  # draws of z for a picture's field
+    field_note = f"a bound by {PICTURE} draws of z"
     WAVES, PITCH = 64, 2.0
     WARM, SETTLED = 100, 2000  # steps: the step size rises, and falls as 1/√
     AVERAGE = 0.998
@@ -150,7 +159,7 @@ class VAE(Engine):
         self.refresh()
 
     def refresh(self) -> None:
-        self._active: tuple[int, Tensor] | None = None
+        self._bounds: tuple | None = None  # of the held-out rows, see numbers.py
         if self._integers:
             # fixed draws: two validations differ by the weights alone
             rng = torch.Generator(self.device).manual_seed(6_000_011)
@@ -291,7 +300,7 @@ class VAE(Engine):
         return mean + 0.5 if self._integers else self.unstandardise(mean)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Lower bound of log p(x) in nats by 1,000 draws of r(z|x), (N, d) → (N,).
+        """Lower bound of log p(x) in nats by 1,000 draws around r(z|x), (N, d) → (N,).
 
         On images of log P(⌊x⌋), whose cells have volume 1. Raises NotImplementedError for a plain
         autoencoder, which has no density: nothing says how likely a code is.
@@ -304,7 +313,12 @@ class VAE(Engine):
 
     def probe_log_prob(self, x: Tensor) -> Tensor:
         """What live numbers take: on images fewer draws, since a thousand take a second."""
-        return self.bound(x, self.K // 10 if self._integers else self.K)
+        return self.bound(x, self.live_draws)
+
+    @property
+    def live_draws(self) -> int:
+        """Draws of z for each row of a live number."""
+        return self.K // 10 if self._integers else self.K
 
     @torch.no_grad()
     def bound(self, x: Tensor, k: int, common: bool = False) -> Tensor:
@@ -313,11 +327,17 @@ class VAE(Engine):
         Args:
             common: the same noise for all rows, so that a field is smooth.
         """
-        log_w = self.weights_of(x, k, common)
-        return torch.cat([importance_bound(part) for part in log_w]) + self.shift
+        found = [importance_bound(log_w) for log_w in self.weights_of(x, k, common)]
+        return torch.cat(found) + self.shift
 
-    def weights_of(self, x: Tensor, k: int, common: bool = False):
-        """Log-weights of k draws for each row, tile by tile (n, k); see `log_weights`."""
+    def weights_of(
+        self, x: Tensor, k: int, common: bool = False, alone: bool = False
+    ) -> Iterator[Tensor]:
+        """Log-weights of k draws for each row, tile by tile (n, k), without `shift`.
+
+        Args:
+            alone: draws of the guess r(z|x) and nothing else, whose mean log-weight is the ELBO.
+        """
         if not self.has_density:
             raise NotImplementedError(
                 "A plain autoencoder has no density: nothing says how likely a code is."
@@ -328,11 +348,10 @@ class VAE(Engine):
             fixed = self.randn(1, k, latents) if common else None
             rows = max(1, TILE // k)
             for part, wanted in zip(seen.split(rows), asked.split(rows), strict=True):
-                r = net.encode(part)
-                noise = self.randn(len(part), k, latents) if fixed is None else fixed
-                noise = noise.expand(len(part), -1, -1)
-                z = r.draw(noise)
-                yield log_weights(self.log_lik(net, z, wanted), z, noise, r)
+                r, n = net.encode(part), len(part)
+                noise = self.randn(n, k, latents) if fixed is None else fixed.expand(n, -1, -1)
+                z, log_q = (r.draw(noise), r.log_prob(noise)) if alone else proposed(r, noise)
+                yield self.log_lik(net, z, wanted) + log_prior(z) - log_q
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -262,7 +262,7 @@ def bars(engine: VAE) -> list[Panel]:
         count = int((variance > numbers.ACTIVE).sum())
         return f"{count} of {len(variance)} active; KL of each to the prior"
 
-    k = engine.K // 10 if engine.pool.dequantise else engine.K
+    k = engine.live_draws
     return [
         Panel("gap", "The bound and log p(x)", gap, "gap: KL(r(z|x)‖p(z|x))", None, "small", hz=2,
               help=f"Means over {numbers.ROWS} held-out rows of the ELBO, and of log p(x) by "
