@@ -28,7 +28,7 @@ class Gaussian(nn.Module):
         super().__init__()
         self.dim, self.noise = dim, noise
         self.size = 2 * dim if noise == "of z" else dim  # numbers that the decoder tells
-        self.log_sigma = nn.Parameter(torch.full((), start, device=device))
+        self.log_sigma = nn.Parameter(torch.full((), float(start), device=device))
         self.log_sigma.requires_grad_(noise != "fixed")
 
     def mean(self, told: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Levels(nn.Module):
         super().__init__()
         self.dim, self.levels, self.unit, self.noise = dim, levels, unit, noise
         self.size = 2 * dim if noise == "of z" else dim
-        self.log_sigma = nn.Parameter(torch.full((), start, device=device))
+        self.log_sigma = nn.Parameter(torch.full((), float(start), device=device))
         self.log_sigma.requires_grad_(noise != "fixed")
         self.register_buffer("values", torch.arange(levels, device=device).float())
 

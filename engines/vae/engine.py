@@ -81,7 +81,7 @@ class VAE(Engine):
         help="Steps over which β rises from 0, so that the code is in use before it has to pay.",
     )  # fmt: skip
     free_bits: float = knob(
-        0.0, 0.0, 3.0, live=True, when={"kind": "VAE"},
+        0.0, 0.0, 8.0, live=True, when={"kind": "VAE"},
         help="Nats that each latent may tell for nothing, on average over a batch.",
     )  # fmt: skip
     noise: Literal["of z", "learnt", "fixed"] = knob(
@@ -123,7 +123,7 @@ class VAE(Engine):
     WARM, SETTLED = 100, 2000  # steps: the step size rises, and falls as 1/√
     AVERAGE = 0.998
     BETAS = (0.9, 0.99)
-    FIRST = -2.0  # log σ of the decoder at the start
+    FIRST, FIRST_PIXELS = 0.0, -0.5  # log σ of the decoder at the start
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -137,7 +137,8 @@ class VAE(Engine):
         super().start(pool)
         self._integers = pool.dequantise
         n = self.latents or min(max(self.dim, 2), 16)
-        start = math.log(self.sigma) if self.noise == "fixed" else self.FIRST
+        start = self.FIRST_PIXELS if self._integers else self.FIRST
+        start = math.log(self.sigma) if self.noise == "fixed" else start
         if self._integers:
             levels, unit = pool.dataset.levels, float(pool.std[0])
             head = Levels(self.dim, levels, unit, self.noise, start, self.device)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from engines import nets
 from engines.vae.bounds import Posterior
 
-QUIET = -2.0  # log of the encoder's first standard deviations
 NARROWEST, WIDEST = -9.0, 2.0
+ACTIVATION = nn.LeakyReLU  # twice as fast as SiLU here, and its corners make sharp edges
 
 
 class Net(nn.Module):
@@ -49,9 +49,9 @@ class Net(nn.Module):
         self.before_decoder = nets.Waves(latents, waves, pitch, rng)
         layers = [width] * hidden
         sizes = [self.before_encoder.size, *layers, 2 * latents + pairs]
-        self.encoder = nets.mlp(sizes, rng, last_gain=0.1)
+        self.encoder = nets.mlp(sizes, rng, ACTIVATION, last_gain=0.1)
         sizes = [self.before_decoder.size, *layers, head.size]
-        self.decoder = nets.mlp(sizes, rng, last_gain=0.1 if waves else 1.0)
+        self.decoder = nets.mlp(sizes, rng, ACTIVATION, last_gain=0.1 if waves else 1.0)
         self.straight = waves > 0
         if self.straight:
             self.into = nn.Parameter(torch.eye(dim, latents, device=dev))
@@ -67,7 +67,7 @@ class Net(nn.Module):
         """r(z|x) of standardised rows x (N, d)."""
         n, told = self.latents, self.encoder(self.before_encoder(x))
         mean = told[:, :n] + x @ self.into if self.straight else told[:, :n]
-        scale = (told[:, n : 2 * n] + QUIET).clamp(NARROWEST, WIDEST)
+        scale = told[:, n : 2 * n].clamp(NARROWEST, WIDEST)
         lower = None
         if len(self.places):
             lower = (told[:, 2 * n :] @ self.places).view(-1, n, n)
