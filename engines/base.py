@@ -65,6 +65,10 @@ class Engine(Knobbed):
     # whether the first loss is a cross-entropy in nats, comparable to the data's entropy
     loss_is_nll: ClassVar[bool] = False
     loss_label: ClassVar[str] = "loss"
+    # held-out rows that live numbers ask log_prob about; fewer where it is dear
+    probe_rows: ClassVar[int] = 10_000
+    # what a density shown as a picture is, where `field_log_prob` is cheaper than log_prob
+    field_note: ClassVar[str] = ""
     # what to try when the run diverges
     if_diverged: ClassVar[str] = "Try a smaller learning rate."
 
@@ -126,6 +130,14 @@ class Engine(Knobbed):
     def log_prob(self, x: Tensor) -> Tensor:
         """Normalised log-density in nats and data units, (N, dim) → (N,)."""
         raise NotImplementedError(f"{self.name} has no density.")
+
+    def field_log_prob(self, x: Tensor) -> Tensor:
+        """What pictures of the density take for log_prob: the same, unless that is too dear."""
+        return self.log_prob(x)
+
+    def probe_log_prob(self, x: Tensor) -> Tensor:
+        """What live numbers take for log_prob: the same, unless that is too dear."""
+        return self.log_prob(x)
 
     def panels(self) -> list[Panel]:
         """The pictures that are special to the model; the shared ones come from pictures.py."""

@@ -151,7 +151,7 @@ def _plane(lane: Lane) -> list[Panel]:
         key = (engine.step_count, lane.acts, tuple(getattr(engine, k) for k in engine.knobs))
         rested = now - lane.field_at >= 10 * lane.field_cost
         if lane.field is None or (lane.field_key != key and (lane.fresh or rested)):
-            lane.field = cell_average(engine.log_prob, box, device=engine.device)
+            lane.field = cell_average(engine.field_log_prob, box, device=engine.device)
             lane.field_key, lane.field_at = key, now
             lane.field_cost = time.perf_counter() - now
         return lane.field
@@ -267,7 +267,7 @@ def _line(lane: Lane) -> list[Panel]:
     def model() -> list[Mark]:
         marks: list[Mark] = [over(x, np.exp(log_p), "data", "p, the data", fill=True)]
         if engine.has_density:
-            q = numpy(engine.log_prob(rows).exp())
+            q = numpy(engine.field_log_prob(rows).exp())
             return [*marks, over(x, q, "model", "q, the model", fill=True)]
         edges = np.linspace(x0, x1, 81)
         counts = np.histogram(numpy(engine.sample(4 * SAMPLES)), edges)[0]
@@ -276,7 +276,7 @@ def _line(lane: Lane) -> list[Panel]:
         return [*marks, over(*steps, "model", "samples of the model, counted", fill=True)]
 
     def error() -> list[Mark]:
-        log_q = numpy(engine.log_prob(rows)).astype(np.float64)
+        log_q = numpy(engine.field_log_prob(rows)).astype(np.float64)
         epsilon = 0.02 / (x1 - x0)
         ratio = np.log((np.exp(log_q) + epsilon) / (np.exp(log_p) + epsilon))
         label = f"log (q+ε)/(p+ε), ε = {epsilon:.1g}"

@@ -288,7 +288,8 @@ def _space_probes(engine: Engine) -> list[Probe]:
             "number may fall below 0: then the model describes the data better than p̂ does."))  # fmt: skip
 
     def forward() -> list[Metric]:
-        gap = kl(ref.log_p, engine.log_prob(pool.test[:N_SAMPLES]))
+        n = min(N_SAMPLES, engine.probe_rows)
+        gap = kl(ref.log_p[:n], engine.probe_log_prob(pool.test[:n]))
         return [divergence("kl_pq", gap)]
 
     def backward() -> list[Metric]:
@@ -296,11 +297,12 @@ def _space_probes(engine: Engine) -> list[Probe]:
         x, _, wrong = (engine.draws(N_REVERSE), None, "") if engine.has_draws else draw(engine)
         if wrong:
             return [divergence("kl_qp", Estimate(math.nan, None, wrong))]
-        x = x[:N_REVERSE]
-        return [divergence("kl_qp", kl(engine.log_prob(x), dataset.log_prob(x), "q", "p"))]
+        x = x[: min(N_REVERSE, engine.probe_rows)]
+        gap = kl(engine.probe_log_prob(x), dataset.log_prob(x), "q", "p")
+        return [divergence("kl_qp", gap)]
 
     def held_out() -> list[Metric]:
-        log_q = engine.log_prob(pool.test[:N_SAMPLES])
+        log_q = engine.probe_log_prob(pool.test[: min(N_SAMPLES, engine.probe_rows)])
         return [_metric("nll", kl(torch.zeros_like(log_q), log_q, "the data"), trust)]
 
     def distance(name: str) -> Callable[[], list[Metric]]:
@@ -349,7 +351,7 @@ def _image_probes(engine: Engine) -> list[Probe]:
 
     def bits() -> list[Metric]:
         parts = [pool.val, pool.test[:N_IMAGES], ref.train_rows]
-        log_q = engine.log_prob(torch.cat([part.float() for part in parts]))
+        log_q = engine.probe_log_prob(torch.cat([part.float() for part in parts]))
         val, test, train = (
             bits_per_dim(part, pool.dim) for part in log_q.split([len(part) for part in parts])
         )

@@ -1,0 +1,377 @@
+"""The VAE: probabilistic PCA knows its log p(x) exactly, and the bounds must lie below it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from engines import Experiment
+from engines.pictures import centres
+from engines.vae import (
+    Gaussian,
+    Levels,
+    Posterior,
+    freed,
+    importance_bound,
+    log_prior,
+    log_weights,
+    parts,
+    proposed,
+)
+
+D, L, N = 3, 2, 40
+
+
+def start(dataset: str = "moons", seed: int = 0, **knobs):
+    return Experiment(dataset, "vae", seed, knobs).start("cpu")
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def some_posterior(n: int = N, latents: int = L, seed: int = 0) -> Posterior:
+    lower = noise(n, latents, latents, seed=seed + 2).tril(-1)
+    return Posterior(
+        noise(n, latents, seed=seed), 0.5 * noise(n, latents, seed=seed + 1) - 0.5, lower
+    )
+
+
+# ---------------------------------------------------------------- the encoder's Gaussian
+
+
+def reference(r: Posterior) -> MultivariateNormal:
+    return MultivariateNormal(r.mean, r.covariance())
+
+
+def test_kl_to_the_prior_is_that_of_a_reference_library():
+    r = some_posterior()
+    prior = MultivariateNormal(torch.zeros(L).double(), torch.eye(L).double())
+    exact = kl_divergence(reference(r), prior)
+    each, together = r.kl()
+    assert torch.allclose(each.sum(1) + together, exact, atol=1e-12)
+    one = kl_divergence(Normal(r.mean, r.variance().sqrt()), Normal(0.0, 1.0))
+    assert torch.allclose(each, one, atol=1e-12) and (together > 0).all()
+    plain = Posterior(r.mean, r.log_scale, None)
+    assert plain.kl()[1].abs().max() < 1e-12
+    # wrong twins: the other direction, and the latents as if they were independent
+    assert not torch.allclose(kl_divergence(prior, reference(r)), exact, atol=0.1)
+    assert not torch.allclose(each.sum(1), exact, atol=0.01)
+
+
+def test_draws_have_the_density_that_they_say():
+    r, e = some_posterior(), noise(N, 7, L, seed=9)
+    z = r.draw(e)
+    exact = reference(r).log_prob(z.transpose(0, 1)).T
+    assert torch.allclose(r.log_prob(e), exact, atol=1e-10)
+    assert torch.allclose(r.whiten(z), e, atol=1e-10)
+    assert torch.allclose(r.variance(), r.covariance().diagonal(dim1=1, dim2=2))
+    # the wrong twin: log r without its scales
+    assert not torch.allclose(r.log_prob(e) + r.log_scale.sum(1)[:, None], exact, atol=0.1)
+
+
+def test_what_is_proposed_has_the_density_of_the_mixture():
+    r, k = some_posterior(), 40
+    z, log_q = proposed(r, noise(N, k, L, seed=4))
+    own, wide, free = parts(k)
+    assert own + wide + free == k and torch.equal(
+        z[:, own + wide :], noise(N, k, L, seed=4)[:, 30:]
+    )
+    cov = r.covariance()
+    places = z.transpose(0, 1)
+    inside = torch.stack([
+        math.log(own / k) + MultivariateNormal(r.mean, cov).log_prob(places),
+        math.log(wide / k) + MultivariateNormal(r.mean, 9 * cov).log_prob(places),
+        math.log(free / k) + log_prior(places),
+    ])  # fmt: skip
+    exact = inside.logsumexp(0).T
+    assert torch.allclose(log_q, exact, atol=1e-9)
+    assert not torch.allclose(log_q, inside[0].T, atol=0.3), "r alone is the wrong twin"
+    z, log_q = proposed(r, noise(N, 3, L))
+    assert torch.allclose(log_q, r.log_prob(noise(N, 3, L))), "too few to be divided"
+
+
+# ---------------------------------------------------------------- probabilistic PCA
+
+
+class PPCA:
+    """x = W z + b + σ ε: log p(x) and p(z|x) in closed form (Tipping & Bishop 1999, eq. 4–8)."""
+
+    def __init__(self, dim: int = D, latents: int = L) -> None:
+        self.w, self.b, self.sigma = noise(dim, latents, seed=11), noise(dim, seed=12), 0.6
+        self.x = self.b + 1.5 * noise(N, dim, seed=13)
+        eye = torch.eye
+        cov = self.w @ self.w.T + self.sigma**2 * eye(dim).double()
+        self.exact = MultivariateNormal(self.b, cov).log_prob(self.x)
+        m = self.w.T @ self.w + self.sigma**2 * eye(latents).double()
+        self.into = torch.linalg.solve(m, self.w.T)  # E[z|x] = into (x − b)
+        self.root = torch.linalg.cholesky(self.sigma**2 * torch.linalg.inv(m))
+
+    def posterior(self, wider: float = 1.0, off: float = 0.0) -> Posterior:
+        scale = self.root.diagonal()
+        lower = (self.root / scale[:, None]).tril(-1)
+        mean = (self.x - self.b) @ self.into.T + off
+        like = torch.ones(len(self.x), 1).double()
+        return Posterior(mean, (scale * wider).log() * like, lower.expand(len(self.x), -1, -1))
+
+    def log_lik(self, z: torch.Tensor) -> torch.Tensor:
+        mean = z @ self.w.T + self.b
+        return Normal(mean, self.sigma).log_prob(self.x[:, None]).sum(2)
+
+
+def test_with_the_exact_posterior_every_bound_is_exact():
+    pca = PPCA()
+    r, e = pca.posterior(), noise(N, 16, L, seed=3)
+    z = r.draw(e)
+    log_w = log_weights(pca.log_lik(z), z, e, r)
+    assert torch.allclose(log_w, pca.exact[:, None].expand_as(log_w), atol=1e-9), "no gap at all"
+    assert torch.allclose(importance_bound(log_w), pca.exact, atol=1e-9)
+    wrong = {
+        "prior dropped": log_w - log_prior(z),
+        "r dropped": log_w + r.log_prob(e),
+        "KL flipped": pca.log_lik(z) - log_prior(z) + r.log_prob(e),
+    }
+    for name, twin in wrong.items():
+        assert (importance_bound(twin) - pca.exact).abs().mean() > 0.3, name
+
+
+def test_bounds_lie_below_log_p_and_rise_with_k():
+    pca = PPCA()
+    r = pca.posterior(wider=1.4, off=0.2)
+    e = noise(N, 64 * 200, L, seed=5)
+    z = r.draw(e)
+    log_w = log_weights(pca.log_lik(z), z, e, r)
+    found = [
+        importance_bound(log_w.reshape(-1, k)).view(N, -1).mean(1).mean() for k in (1, 2, 4, 16, 64)
+    ]
+    exact = pca.exact.mean()
+    assert all(a < b for a, b in itertools.pairwise(found)) and found[-1] < exact
+    assert exact - found[-1] < 0.02
+    # the gap of one draw is KL(r‖p(z|x)), and the ELBO its two terms
+    gap = kl_divergence(reference(r), reference(pca.posterior())).mean()
+    assert float(exact - found[0]) == pytest.approx(float(gap), abs=0.02)
+    each, together = r.kl()
+    split = pca.log_lik(z).mean() - (each.sum(1) + together).mean()
+    assert float(split) == pytest.approx(float(found[0]), abs=0.02)
+    # the wrong twin: log of the mean of densities of r, not divided by it
+    assert importance_bound(log_w + r.log_prob(e)).mean() < exact - 1
+
+
+def test_a_guess_that_misses_half_of_the_truth_is_made_up_for():
+    """z ↦ |z|: two places explain each x. r knows one; what is proposed beside it, both."""
+    x = torch.tensor([[0.8], [1.3]]).double()
+    grid = torch.linspace(-9, 9, 200_001).double()
+    log_lik = lambda z: Normal(z.abs(), 0.1).log_prob(x[:, :1])  # noqa: E731
+    exact = (log_lik(grid[None]) + Normal(0.0, 1.0).log_prob(grid)).logsumexp(1)
+    exact = exact + math.log(18 / 200_000)
+    r = Posterior(x, torch.full((2, 1), math.log(0.1)).double(), None)
+    e = noise(2, 4000, 1, seed=8)
+    z, log_q = proposed(r, e)
+    found = importance_bound(log_lik(z[:, :, 0]) + log_prior(z) - log_q)
+    assert torch.allclose(found, exact, atol=0.1)
+    z = r.draw(e)
+    alone = importance_bound(log_weights(log_lik(z[:, :, 0]), z, e, r))
+    assert ((exact - alone - math.log(2)).abs() < 0.05).all(), "r alone never sees the other half"
+
+
+def linear_engine(knobs=None):
+    """An engine on the plane whose networks are those of a PPCA, and its exact density."""
+    run = start("two_gaussians", noise="learnt", best=False, **(knobs or {}))
+    engine = run.engine
+    engine._std.mul_(2.0)  # so that a Jacobian which is left out is seen
+    pca, net = PPCA(2, 2), engine.net
+    with torch.no_grad():
+        for p in [*net.encoder.parameters(), *net.decoder.parameters()]:
+            p.zero_()
+        r = pca.posterior()
+        net.out.copy_(pca.w.T)
+        net.bias.copy_(pca.b)
+        net.head.log_sigma.fill_(math.log(pca.sigma))
+        net.into.copy_(pca.into.T)
+        told = net.encoder[-1].bias
+        told[:2] = -(pca.b @ pca.into.T)
+        told[2:4] = r.log_scale[0]
+        told[4] = r.lower[0, 1, 0]
+    cov = pca.w @ pca.w.T + pca.sigma**2 * torch.eye(2).double()
+    std, mean = engine._std.double(), engine._mean.double()
+    exact = MultivariateNormal(mean + std * pca.b, std[:, None] * cov * std)
+    return engine, exact
+
+
+def test_the_engine_with_linear_networks_is_probabilistic_pca():
+    engine, exact = linear_engine()
+    x = engine.pool.test[:50]
+    truth = exact.log_prob(x.double()).float()
+    assert torch.allclose(engine.bound(x, 1), truth, atol=1e-3), "the ELBO is tight"
+    assert (engine.log_prob(x) - truth).abs().max() < 0.15
+    assert float((engine.log_prob(x) - truth).mean()) == pytest.approx(0.0, abs=0.01)
+    assert (engine.log_prob(x) + engine.log_std - truth).abs().mean() > 0.2, "the Jacobian"
+    found = {m.name: m.value for m in engine.metrics()}
+    assert abs(found["gap"]) < 0.03
+    assert torch.equal(engine.log_prob(x), engine.log_prob(x)), "the same number each time"
+    y = engine.sample(20_000).double()
+    assert torch.allclose(y.mean(0), exact.mean, atol=0.1)
+    assert torch.allclose(y.T.cov(), exact.covariance_matrix, rtol=0.1, atol=0.1)
+
+
+def test_a_bound_integrates_to_less_than_one():
+    engine = start("moons").train(steps=60).engine
+    n, box = 40, (-5.0, 5.0, -5.0, 5.0)
+    mass = float(engine.bound(centres(box, n), 100).exp().sum() * (10 / n) ** 2)
+    assert 0.9 < mass < 1.02
+
+
+# ---------------------------------------------------------------- the decoder's noise
+
+
+@pytest.mark.parametrize("kind", ["of z", "learnt", "fixed"])
+def test_the_gaussian_decoder_is_that_of_a_reference_library(kind):
+    head = Gaussian(D, kind, -1.0, torch.device("cpu"))
+    told, x = noise(N, head.size, seed=1).float(), noise(N, D, seed=2).float()
+    sigma = head.log_scale(told).exp().detach()
+    exact = Normal(told[:, :D], sigma.expand(N, D)).log_prob(x).sum(1)
+    assert torch.allclose(head.log_prob(told, x), exact, atol=1e-4)
+    assert not torch.allclose(head.log_prob(told, x) + sigma.log().sum(-1), exact, atol=0.1)
+    assert head.log_sigma.requires_grad == (kind != "fixed")
+    if kind != "of z":
+        assert float(sigma) == pytest.approx(math.exp(-1.0))
+
+
+@pytest.mark.parametrize("kind", ["of z", "learnt", "fixed"])
+def test_rounded_logistics_sum_to_one_and_are_scipys(kind):
+    head = Levels(5, 17, 6.0, kind, -1.0, torch.device("cpu"))
+    told = 1.5 * noise(N, head.size, seed=1).float()
+    table = head.probabilities(told)
+    assert table.shape == (N, 5, 17) and torch.allclose(table.sum(2), torch.ones(N, 5), atol=1e-5)
+    centre = head.centre(told).double().detach().numpy()
+    scale = head.scale(told).expand(N, 5).double().detach().numpy()
+    for v in range(17):
+        low = 0.0 if v == 0 else stats.logistic.cdf(v - 0.5, centre, scale)
+        high = 1.0 if v == 16 else stats.logistic.cdf(v + 0.5, centre, scale)
+        exact = torch.from_numpy(high - low).float()
+        assert torch.allclose(table[:, :, v], exact, atol=1e-5)
+        rows = torch.full((N, 5), float(v))
+        found = head.log_prob(told, rows)
+        assert torch.allclose(found.exp(), exact.prod(1), atol=1e-5)
+    # the wrong twin: tails that belong to no level
+    density = stats.logistic.pdf(
+        torch.arange(17.0)[None, None], centre[..., None], scale[..., None]
+    )
+    assert abs(density.sum(2) - 1).max() > 0.1
+    draws = head.sample(told[:1].expand(20_000, -1), torch.Generator().manual_seed(0))
+    assert torch.allclose(draws.mean(0), head.mean(told[:1])[0], atol=0.15)
+    assert draws.min() >= 0 and draws.max() <= 16 and torch.equal(draws, draws.round())
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_one_guess_is_the_vae():
+    a = start(kind="importance-weighted", k=1).train(steps=8).engine.state()[0]
+    b = start(kind="VAE").train(steps=8).engine.state()[0]
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    c = start(kind="importance-weighted", k=2).train(steps=8).engine.state()[0]
+    assert not torch.equal(a["net.bias"], c["net.bias"])
+
+
+def test_the_losses_are_the_bound_and_its_two_terms():
+    run = start().train(steps=5)
+    lost = {k: t.values[-1] for k, t in run.lanes[0].tracks.items()}
+    assert lost["−bound"] == pytest.approx(lost["reconstruction"] + lost["KL"], abs=1e-4)
+    engine = run.engine
+    x = engine.pool.test[:2000]
+    engine.best = False
+    elbo = -float(engine.bound(x, 1).mean())
+    lost = engine.loss(*engine.prepare(x))[1]
+    assert float(lost["−bound"]) == pytest.approx(elbo, abs=0.1), "one draw by both ways"
+
+
+def test_free_bits():
+    each = torch.tensor([[0.1, 2.0], [0.3, 4.0]])
+    assert float(freed(each, 0.0)) == pytest.approx(3.2)
+    assert float(freed(each, 0.5)) == pytest.approx(3.5)
+    assert float(freed(each, 5.0)) == pytest.approx(10.0)
+    # the wrong twin: row by row, as it is not meant
+    assert float(each.clamp_min(3.0).mean(0).sum()) != pytest.approx(float(freed(each, 3.0)))
+
+
+def test_a_fixed_noise_stays_and_follows_its_knob():
+    run = start(noise="fixed", sigma=0.2).train(steps=5)
+    sigma = lambda: float(run.engine.shown.head.log_sigma.exp())  # noqa: E731
+    assert sigma() == pytest.approx(0.2)
+    assert run.set("sigma", 0.5) is False and sigma() == pytest.approx(0.5)
+    run.train(steps=2)
+    assert sigma() == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- the plain autoencoder
+
+
+def test_a_plain_autoencoder_has_no_density_and_says_so():
+    run = start(kind="autoencoder").train(steps=5)
+    engine = run.engine
+    assert not engine.has_density and not engine.loss_is_nll
+    with pytest.raises(NotImplementedError, match="no density"):
+        run.log_prob(engine.pool.test[:2])
+    frame = run.frame()
+    names = {m.name for m in frame.metrics}
+    assert "kl_pq" not in names and "elbo" not in names and "astray" in names
+    assert next(p.title for p in frame.panels if p.id == "model") == "Samples of the model"
+    with engine.still():
+        z = engine.randn(5, 2)
+    with engine.still():
+        assert torch.equal(engine.sample(5), engine.decode(z)), "decoded noise, and nothing more"
+    # it learns to give back what it is given
+    x = engine.pool.test[:500]
+    assert float((engine.decode(engine.encode(x).mean) - x).abs().mean()) < 0.2
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return start("digits").train(steps=101)
+
+
+def test_the_bound_on_images_is_of_whole_levels(digits):
+    engine = digits.engine
+    x = engine.pool.test[:20]
+    assert torch.equal(engine.bound(x, 8), engine.bound(x.floor() + 0.25, 8))
+    assert not torch.equal(engine.bound(x, 8), engine.bound((x.floor() + 1).clamp_max(16), 8))
+    y = digits.sample(50)
+    assert y.min() >= 0 and y.max() < 17 and len(torch.unique(y)) > 1000
+    bits = {m.name: m for m in digits.measure() if m.name.startswith("bits")}
+    assert bits["bits_val"].kind == "bound" and 1 < bits["bits_val"].value < 4
+
+
+def test_images_show_the_weights_that_did_best(digits):
+    engine = digits.engine
+    assert engine.shown is engine.kept.module and 0 < float(engine.kept.step) <= 101
+    track = digits.lanes[0].tracks["validation"].values
+    assert min(track) == pytest.approx(float(engine.kept.loss))
+    before = engine.bound(engine.pool.val, 8).mean()
+    spoilt = copy.deepcopy(engine.average.module.state_dict())
+    with torch.no_grad():
+        for p in engine.average.module.parameters():
+            p.add_(1.0)
+    engine.validate()
+    assert torch.equal(before, engine.bound(engine.pool.val, 8).mean()), "worse ones are not kept"
+    engine.average.module.load_state_dict(spoilt)
+
+
+def test_another_pair_is_another_pair(digits):
+    def strip():
+        return next(p for p in digits.frame().panels if p.id == "between").marks[0].pixels
+
+    first = strip()
+    assert first.shape == (50, 8, 8) and first.min() >= 0 and first.max() <= 1
+    digits.act("another_pair")
+    assert (strip() != first).any()
+    assert (strip() == strip()).all()
