@@ -63,6 +63,8 @@ class Engine(Knobbed):
     # whether the first loss is a cross-entropy in nats, comparable to the data's entropy
     loss_is_nll: ClassVar[bool] = False
     loss_label: ClassVar[str] = "loss"
+    # own metrics whose course is drawn as a curve: name → title and unit
+    followed: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # what to try when the run diverges
     if_diverged: ClassVar[str] = "Try a smaller learning rate."
 
