@@ -69,6 +69,8 @@ class Engine(Knobbed):
     probe_rows: ClassVar[int] = 10_000
     # what a density shown as a picture is, where `field_log_prob` is cheaper than log_prob
     field_note: ClassVar[str] = ""
+    # own metrics whose course is drawn as a curve: name → title and unit
+    followed: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # what to try when the run diverges
     if_diverged: ClassVar[str] = "Try a smaller learning rate."
 

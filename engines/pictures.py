@@ -380,6 +380,14 @@ def _curves(lane: Lane) -> list[Panel]:
         unit = "bits/dim" if bits else "nats" if first else "data σ"
         return [Curves(lines, y_label=unit, log_y=not bits)]
 
+    def followed(name: str, unit: str) -> Panel:
+        def course() -> list[Mark]:
+            track = lane.metric_tracks.get(name)
+            return [Curves([line(title, track, "model")] if track else [], y_label=unit)]
+
+        title = engine.followed[name][0]
+        return Panel(f"distance_{name}", _name(lane, title), course, unit, None, "wide", hz=2)
+
     guess = dataset.has_density and not dataset.exact and engine.has_density
     far = {
         "plane": "Distance to the data" if guess else "Distance to the truth",
@@ -391,4 +399,6 @@ def _curves(lane: Lane) -> list[Panel]:
         Panel("loss", _name(lane, "Loss"), losses, engine.loss_label, None, "wide", hz=4),
         Panel("distance", _name(lane, far.get(dataset.kind, "Distance to the truth")), distances,
               "p̂: kernel estimate" if guess else "", None, "wide", estimate=guess, hz=2),
+        *(followed(name, unit) for name, (_, unit) in engine.followed.items()
+          if name in lane.metrics or name in lane.metric_tracks),
     ]  # fmt: skip

@@ -111,7 +111,7 @@ def test_every_engine_trains_on_every_dataset(engine, dataset):
     assert run.step == 3 and run.diverged is None
     x = run.sample(32)
     assert x.shape == (32, run.pool.dim) and x.dtype == torch.float32 and torch.isfinite(x).all()
-    if ENGINES[engine].density:
+    if run.engine.has_density:
         lp = run.log_prob(x)
         assert lp.shape == (32,) and torch.isfinite(lp).all()
     else:
@@ -230,7 +230,7 @@ def test_nothing_of_the_old_data_is_shown_after_a_feed(engine):
     )
     for a, b in zip(frame.panels, other.panels, strict=True):
         assert a.id == b.id and a.subtitle == b.subtitle and a.box == b.box
-        if a.id != "distance":  # its curve has one more point by now
+        if not a.id.startswith("distance"):  # those curves have one more point by now
             assert panel_bytes(a) == panel_bytes(b), a.id
 
 
