@@ -199,9 +199,31 @@ def test_samples_and_stretch_are_those_of_the_flow():
         box = DATASETS["moons"].extent
         field = mark(run, "logdet", Heat).values
         _, log_det = run.engine.forward(centres(box, len(field)))
+        z, _ = run.engine.forward(at := centres(box, len(field)))
+        exact = run.engine.log_prob(at) - run.engine.shown.base.log_prob(z)
     assert torch.allclose(torch.from_numpy(dots.xy[-1]), x, atol=1e-3)
     assert set(dots.group) == set(range(8))
-    assert torch.allclose(torch.from_numpy(field).reshape(-1), log_det, atol=1e-4)
+    # a density in data units has the Jacobian of the scaling, too, and the picture leaves it out
+    stretch = torch.from_numpy(field).reshape(-1)
+    assert torch.allclose(stretch - run.engine.log_std, exact, atol=1e-3)
+    assert not torch.allclose(stretch, log_det, atol=0.1), "wrong twin: the scaling left in"
+
+
+@pytest.mark.parametrize("knobs", [{}, NVP], ids=["spline", "RealNVP"])
+def test_how_f_stretches_space_is_seen_in_more_than_one_colour(knobs):
+    run = Experiment("ring8soft", "flow", knobs=knobs).start("cpu").train(steps=60)
+    heat = mark(run, "logdet", Heat)
+
+    def told(values, hi):
+        """Shares of the field in the two halves, and of it that is beyond the scale."""
+        return (values > hi / 8).mean(), (values < -hi / 8).mean(), (abs(values) > hi).mean()
+
+    spread, squeezed, cut = told(heat.values, heat.hi)
+    assert spread > 0.15 and squeezed > 0.03 and cut < 0.35
+    if not knobs:  # wrong twin: the data's own scale left in, and the extremes setting the scale
+        values = heat.values - float(run.engine.log_std)
+        spread, squeezed, _ = told(values, abs(values).max())
+        assert spread < 0.15 or squeezed < 0.03
 
 
 def test_digits():

@@ -168,9 +168,14 @@
     },
 
     moveHandles(a) {
+      const placed = [];
       for (const handle of this.handles) {
         const x = a.left + a.kx * (handle.x - a.x0);
         const y = a.top + a.ky * (a.y1 - handle.y);
+        // two names on one spot can neither be read: the second stands on the other side
+        const taken = placed.some(([u, v]) => Math.abs(y - v) < 16 && x - u > -60 && x - u < 60);
+        handle.element.classList.toggle("gp-named-left", taken && x > 60);
+        if (!handle.label.hidden) placed.push([x, y]);
         handle.element.hidden = handle.missing;
         // 11 pixels are half of its size
         handle.element.style.transform = `translate(${x - 11}px, ${y - 11}px)`;

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from engines.flow.layers import Layer
 
 KEYFRAMES, JOURNEYS, FIELD = 9, 300, 60
+# of the stretching: on so many held-out points it is looked at beside the field, and so large a
+# share of all these values has a colour of its own
+SEEN, SHOWN = 1000, 0.85
 VERTICES = 12_000  # of a warped grid, over all its states: what a line of 1 Mbit/s can carry
 
 
@@ -145,11 +148,19 @@ def plane(engine: Flow) -> list[Panel]:
         ]  # fmt: skip
 
     def stretch() -> list[Mark]:
-        _, log_det = engine.forward(centres(box, FIELD, engine.device))
-        field = numpy(log_det.reshape(FIELD, FIELD).nan_to_num(0.0, 1e4, -1e4))
-        hi = float(np.ceil(np.quantile(np.abs(field), 0.98)))
-        return [Heat(field, box, "plain", "diverging", hi=max(hi, 1.0), gamma=1.0,
-                     label="log|det ∂f/∂x|", unit="nats")]  # fmt: skip
+        # in the data's own standard deviations: bringing it to unit spread, which every flow
+        # does first, would lay one colour over all that it learns
+        _, area = engine.forward(centres(box, FIELD, engine.device))
+        _, seen = engine.forward(engine.pool.test[:SEEN])
+        field, there = (
+            numpy((log_det + engine.log_std).nan_to_num(0.0, 1e4, -1e4)) for log_det in (area, seen)
+        )
+        # far from all data some flows squeeze beyond measure: it is the data's surroundings that
+        # shall have the colours, in steps of half a nat so that they do not flicker
+        size = np.quantile(np.abs(np.concatenate([field, there])), SHOWN)
+        hi = max(1.0, np.ceil(2 * size) / 2)
+        return [Heat(field.reshape(FIELD, FIELD), box, "plain", "diverging", hi=float(hi),
+                     gamma=1.0, label="log|det ∂f/∂x|", unit="nats")]  # fmt: skip
 
     return [
         Panel("grid", "Noise grid, warped", grid,
@@ -162,9 +173,10 @@ def plane(engine: Flow) -> list[Panel]:
               box, "small", slider(), hz=3,
               help="The same samples at every layer. Drag either ring: the data to see where "
                    "it lies in the noise, the noise to see what it becomes."),
-        Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|, f: data to noise", box, "small", hz=4,
-              help="Red: f spreads a small area of data over much noise, so density is high "
-                   "there. Blue: it squeezes."),
+        Panel("logdet", "How f stretches space", stretch, "log|det ∂f/∂x|, x in σ of the data", box, "small", hz=4,
+              help="f carries data, measured in their standard deviations, to noise. Red: it "
+                   "spreads a small area of data over much noise. Blue: it squeezes. Density is "
+                   "high where it spreads, and where it leads to the middle of the noise."),
     ]  # fmt: skip
 
 

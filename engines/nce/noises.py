@@ -19,7 +19,7 @@ from engines.mixture.gaussians import Gaussians, em_update, first_guess, log_den
 from engines.quadrature import inside
 
 # of the data's standard deviation: width, and how far to the right of the data's mean
-WIDE, NARROW, SHIFTED = (2.0, 0.0), (0.3, 0.0), (1.0, 3.0)
+WIDE, NARROW, SHIFTED = (2.0, 0.0), (0.3, 0.0), (0.7, 2.5)
 SHARE = 0.02  # of the fitted noise that is uniform
 ROWS_A_CLOUD = 20  # that a fitted mixture has at least, or else it takes fewer clouds
 GUESSED_FROM = 4_000  # rows

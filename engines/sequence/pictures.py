@@ -68,4 +68,4 @@ def errors(engine: Sequence) -> list[Mark]:
     h = np.arange(1, gaps.shape[1] + 1, dtype=float)
     lines = [Curve(way, h, gaps[i], ROLES[i]) for i, way in enumerate(engine.WAYS)]
     lines.append(Curve("two true continuations", h, apart, "data", dash=True))
-    return [Curves(lines, x_label="steps on its own", y_label="RMS distance")]
+    return [Curves(lines, x_label="steps on its own", y_label="RMS distance", log_y=True)]
