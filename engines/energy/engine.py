@@ -161,10 +161,6 @@ class EnergyBased(Engine):
         self._low, self._high = self.standardise(low), self.standardise(high)
         self._quadrature_key = self._quadrature = self._outside = None
 
-    def feed(self, pool: Pool) -> None:
-        super().feed(pool)
-        self.chains.clamp_(self._low, self._high)  # the new data may live in a smaller domain
-
     def domain(self) -> Box | None:
         """The box of the plane that q is normalised on; None for images."""
         return domain(self.pool) if self.dim == 2 else None
@@ -213,7 +209,8 @@ class EnergyBased(Engine):
         # all chains have their turn, one block after the other
         n = min(len(z), len(self.chains))
         turn = torch.arange(n, device=self.device).add_(self.step_count * n) % len(self.chains)
-        begin = self.chains[turn]
+        # other data may have brought another domain, and left chains outside of it
+        begin = self.chains[turn].clamp(self._low, self._high)
         if self.restarts > 0:
             anew = torch.rand(n, 1, generator=self.rng, device=self.device) < self.restarts
             begin = torch.where(anew, moves.anywhere(n, self.rng), begin)
@@ -292,7 +289,7 @@ class EnergyBased(Engine):
             more = torch.randint(count, (n - count,), generator=rng, device=self.device)
             index = torch.cat([index, more])
         out = []
-        for part in self.chains[index].split(self.TILE):
+        for part in self.chains[index].clamp(self._low, self._high).split(self.TILE):
             z, energy, _ = langevin.run(self.shown.force, part, moves, rng, self.SETTLE)
             if self.leaps and self.metropolis:
                 z, _ = self._leap(self.shown, z, energy, moves, rng)
