@@ -379,7 +379,7 @@ def test_where_data_and_chains_are_the_same_nothing_is_left():
 
 
 def test_it_learns():
-    run = start("moons").train(steps=150)
+    run = start("moons").train(steps=60)
     kl = {m.name: m.value for m in run.measure()}
     assert math.isfinite(kl["kl_pq"])
     x, exact = run.sample(2000), run.engine.draws(2000)
