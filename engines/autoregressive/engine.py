@@ -59,7 +59,7 @@ class Autoregressive(Engine):
     components: int = knob(
         32, 1, 64, log=True,
         when={"conditional": ("mixture of Gaussians", "mixture of logistics")},
-        help="Parts of each mixture; for a pixel at most ten are used.",
+        help="Parts of each mixture; for a pixel at most four are used.",
     )  # fmt: skip
     bins: int = knob(
         64, 4, 256, log=True, when={"conditional": "binned softmax"},
@@ -97,7 +97,7 @@ class Autoregressive(Engine):
     CLIP = 10.0
     WAVES, PITCH = 32, 3.0
     EVERY = 20  # steps between two looks at the validation rows
-    MOST = 10  # components for a pixel
+    MOST = 4  # components for a pixel
     DROP = 0.25  # of the hidden units, on images
     STRAY = 1e-4
 

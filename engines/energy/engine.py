@@ -45,7 +45,8 @@ class EnergyBased(Engine):
     objective = "q(x) = e^{−E(x)/T} / Z,   ∇_{θ} log q = −E_{p}[∇_{θ}E]/T + E_{q}[∇_{θ}E]/T"
     look_for = (
         "Blue arrows pull the slope towards data, orange ones push it off the chains: where the "
-        "two cancel, learning is done. log Z drifts freely, since only differences of E matter."
+        "two cancel, learning is done. Without the energy penalty log Z drifts away, and the "
+        "density does not care: only differences of E matter."
     )
     paper = (
         "Hinton, 2002: Training Products of Experts by Minimizing Contrastive Divergence; "
@@ -68,7 +69,7 @@ class EnergyBased(Engine):
         help="Where chains begin: where they stopped (a replay buffer), at data, or at noise.",
     )  # fmt: skip
     k: int = knob(
-        5, 1, 100, log=True, live=True, label="Chain length k",
+        3, 1, 100, log=True, live=True, label="Chain length k",
         help="Langevin moves of each chain before each update of the weights.",
     )  # fmt: skip
     langevin: float = knob(
@@ -102,18 +103,18 @@ class EnergyBased(Engine):
         help="T in exp(−E/T): hot is flat, cold is sharp. Training goes on at this temperature.",
     )  # fmt: skip
     lr: float = knob(
-        1e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
         help="Adam's step size; it falls after the first few hundred steps.",
     )  # fmt: skip
     batch: int = knob(256, 16, 2048, log=True, live=True,
                       help="Data points, and as many chains, in each update.")  # fmt: skip
     penalty: float = knob(
-        0.0, 0.0, 1.0, live=True, label="Energy penalty",
+        1e-3, 0.0, 1.0, live=True, label="Energy penalty",
         help="Adds this times E² on data and chains to the loss: it ties down the constant that "
              "the likelihood leaves free, and flattens E.",
     )  # fmt: skip
     width: int = knob(128, 16, 256, log=True, help="Units in each hidden layer.")
-    hidden: int = knob(3, 1, 4, label="Hidden layers", help="Hidden layers of the energy.")
+    hidden: int = knob(2, 1, 4, label="Hidden layers", help="Hidden layers of the energy.")
     waves: int = knob(
         64, 0, 256, label="Sine features",
         help="Fixed random sines of x that the network sees beside x, in the plane only: without "
@@ -128,9 +129,9 @@ class EnergyBased(Engine):
         help="Moves of the chains in the picture of chains; short-run chains stop after k.",
     )  # fmt: skip
 
-    WARM, BEGIN, POWER = 100, 200, 0.5  # steps of warming up; then lr falls as (BEGIN/t)^POWER
+    WARM, BEGIN, POWER = 30, 200, 0.5  # steps of warming up; then lr falls as (BEGIN/t)^POWER
     AVERAGE = 0.999
-    BETAS = (0.9, 0.99)
+    BETAS = (0.0, 0.99)  # momentum makes energies and chains swing past each other
     PITCH = 3.0
     FALL = 0.03
     SETTLE = 3  # moves of each kept chain before it is shown as a sample

@@ -147,7 +147,9 @@ class Sequence(Engine):
         # not the fused one: it rounds the last few numbers of an array in another way, and copies
         # that are told the same shall stay the same to the last bit
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.lr, foreach=True)
-        self.variance = torch.ones(len(WAYS), device=self.device)  # σ² in squared units of scale
+        # σ² in squared units of the scale; at first, for a model that stays where it is
+        still = pool.train[: self.walks].view(-1, self.length, 2).diff(dim=1) / self._std[0]
+        self.variance = still.square().mean().repeat(len(WAYS))
         self.moved_x = self.moved_y = 0.0  # by how much the start was dragged
         self.refresh()
 

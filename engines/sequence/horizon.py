@@ -87,18 +87,18 @@ class Horizon:
     def metrics(self) -> list[Metric]:
         kl, se = (part.tolist() for part in self.divergences())
         gaps, spread, _ = self.errors()
-        ways, last = self.engine.WAYS, gaps.shape[1]
+        last = gaps.shape[1]
         far = gaps[:, -1].tolist()
         wide = (spread[:, -1] / (2 * gaps[:, -1]).clamp_min(1e-9)).tolist()
         out = [
-            Metric(f"step_{short}", kl[i], "nats", "exact", se[i], 0.0, label=f"One step, {way}",
+            Metric(f"step_{short}", kl[i], "nats", "exact", se[i], 0.0, label=f"One step, {short}",
                    help="KL divergence of the next point given the true past, averaged over steps "
                    f"of {HELD} held-out walks: what teacher forcing is trained for.")
-            for i, (short, way) in enumerate(zip(SHORT, ways, strict=True))
+            for i, short in enumerate(SHORT)
         ]  # fmt: skip
         return out + [
-            Metric(f"far_{short}", far[i], "", "exact", wide[i], 0.0, label=f"Many steps, {way}",
+            Metric(f"far_{short}", far[i], "", "exact", wide[i], 0.0, label=f"Last step, {short}",
                    help=f"RMS distance after {last} steps on its own from the true continuation of "
                    "the same start with the same noise, in the data's units.")
-            for i, (short, way) in enumerate(zip(SHORT, ways, strict=True))
+            for i, short in enumerate(SHORT)
         ]  # fmt: skip

@@ -28,8 +28,8 @@ def panels(engine: Sequence) -> list[Panel]:
     box = engine.pool.dataset.extent
     out = [
         Panel(SHORT[i], way[0].upper() + way[1:], lambda i=i: continuations(engine, i),
-              "true continuations in blue, same start and same noise", box, "large", hz=6,
-              help=HELP[SHORT[i]] + " Drag the start.", first=True)
+              "true continuations in blue", box, "large", hz=6,
+              help=HELP[SHORT[i]] + " Same start and same noise as the true ones. Drag the start.", first=True)
         for i, way in enumerate(engine.WAYS)
     ]  # fmt: skip
     steps = engine.length - engine.prefix

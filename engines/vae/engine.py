@@ -77,7 +77,7 @@ class VAE(Engine):
              "for none of the prior.",
     )  # fmt: skip
     warm_up: int = knob(
-        200, 0, 2000, label="β warm-up", when={"kind": BOUNDED},
+        0, 0, 2000, label="β warm-up", when={"kind": BOUNDED},
         help="Steps over which β rises from 0, so that the code is in use before it has to pay.",
     )  # fmt: skip
     free_bits: float = knob(
@@ -85,12 +85,13 @@ class VAE(Engine):
         help="Nats that each latent may tell for nothing, on average over a batch.",
     )  # fmt: skip
     noise: Literal["of z", "learnt", "fixed"] = knob(
-        "of z", label="Decoder's noise",
+        "of z", label="Decoder's noise", when={"kind": BOUNDED},
         help="Of z: the decoder tells it for every place; learnt: one σ for all; fixed: as you "
              "set it.",
     )  # fmt: skip
     sigma: float = knob(
-        0.3, 0.01, 2.0, log=True, live=True, label="Noise (σ)", when={"noise": "fixed"},
+        0.3, 0.01, 2.0, log=True, live=True, label="Noise (σ)",
+        when={"noise": "fixed", "kind": BOUNDED},
         help="The decoder's noise in standard deviations of the data.",
     )  # fmt: skip
     latents: int = knob(
@@ -102,13 +103,13 @@ class VAE(Engine):
         help="Whether the latents of a guess may depend on each other: tilted ellipses, or "
              "upright ones.",
     )  # fmt: skip
-    width: int = knob(128, 8, 512, log=True, help="Units in each hidden layer.")
+    width: int = knob(64, 8, 512, log=True, help="Units in each hidden layer.")
     hidden: int = knob(2, 1, 4, label="Hidden layers", help="Of the encoder, and of the decoder.")
     lr: float = knob(
-        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
-        help="Adam's step size; it falls after the first thousand steps.",
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first five hundred steps.",
     )  # fmt: skip
-    batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points a step.")
+    batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     best: bool = knob(
         True, view=True, label="Best weights",
         help="Show weights averaged over recent steps; on images, those that did best on the "
@@ -119,8 +120,9 @@ class VAE(Engine):
     probe_rows = 1000  # held-out rows of the live numbers
     PICTURE = 16  # draws of z for a picture's field
     field_note = f"a bound by {PICTURE} draws of z"
+    VALID = 8  # draws of z for a validation
     WAVES, PITCH = 64, 2.0
-    WARM, SETTLED = 100, 2000  # steps: the step size rises, and falls as 1/√
+    WARM, SETTLED = 100, 500  # steps: the step size rises, and falls as 1/√
     AVERAGE = 0.998
     BETAS = (0.9, 0.99)
     FIRST, FIRST_PIXELS = 0.0, -0.5  # log σ of the decoder at the start
@@ -169,8 +171,6 @@ class VAE(Engine):
                 len(rows), self.VALID, self.net.latents, generator=rng, device=self.device
             )
 
-    VALID = 8  # draws of z for a validation
-
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
         if self._integers:
@@ -211,7 +211,7 @@ class VAE(Engine):
         self.average.update(self.net, t)
         if not self._integers:
             return told
-        if self.step_count % nets.Best.EVERY == 0:
+        if self.age % nets.Best.EVERY == 0:
             self.validate()
         return {**told, "validation": self.validation.clone()}
 
