@@ -9,6 +9,7 @@ import torch
 
 from engines import DATASETS, Experiment
 from engines.flow import Flow
+from engines.flow.conditioner import _thinned
 from engines.metrics import probes
 
 SMALL = {"kind": "RealNVP", "layers": 2, "width": 32, "hidden": 1, "batch": 64, "lr": 2e-2}
@@ -99,3 +100,19 @@ def test_the_best_weights_are_kept_in_a_checkpoint(run):
     other.restore(run.checkpoint())
     assert cost(other.engine) == pytest.approx(cost(run.engine), rel=1e-6)
     assert float(other.engine.validation) == pytest.approx(float(run.engine.validation))
+
+
+def test_units_are_left_out_in_training_only():
+    run = Experiment("digits", "flow", knobs={"width": 16}).start("cpu").train(steps=2)
+    engine, x = run.engine, run.pool.val
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        plain = engine.forward(x, engine.net)[1]
+        with engine.net.dropout(rng):
+            thinned = engine.forward(x, engine.net)[1]
+        assert torch.equal(plain, engine.forward(x, engine.net)[1])
+    assert not torch.allclose(plain, thinned)
+    units, share = torch.ones(400, 500), 0.3
+    found = _thinned(units, share, rng)
+    assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.01)
+    assert float(found.mean()) == pytest.approx(1, abs=0.01)  # and not 0.7, if nothing made up

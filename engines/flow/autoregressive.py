@@ -7,11 +7,14 @@ a single pass of the network, the other d passes.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.flow.affine import REACH, Coupling, reach, turns
 from engines.flow.conditioner import Conditioner, Mixing, Network, Order, reversals
-from engines.flow.spline import parameters, spline, spline_inverse
+from engines.flow.spline import parameters, spline, spline_inverse, through
+
+BOUND, STRETCH = 4.2, 1.5  # of the splines, see SplineAutoregressive
 
 
 class _Layer:
@@ -156,12 +159,13 @@ class _Autoregressive(nn.Module):
         waves: int = 0,
         pitch: float = 1.0,
         free: int | None = None,
+        drop: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.mixing = mixing
         self.conditioner = Conditioner(
             layers, dim, dim, each, width, hidden, rng, masked=True, waves=waves, pitch=pitch,
-            free=free,
+            free=free, drop=drop,
         )  # fmt: skip
 
     def _parts(self) -> list[tuple[tuple[Tensor, Tensor, Tensor], Network]]:
@@ -190,12 +194,17 @@ class SplineAutoregressive(_Autoregressive):
         dim: d ≥ 2. The density takes one pass, a sample d.
         bins, bound: K and the interval [−bound, bound] of the splines. In the plane nothing
             conditions the first coordinate, and its spline must make every mode of the marginal
-            at once: it has FREE·K bins.
+            at once: it has FREE·K bins. In more dimensions than MANY, where what counts is
+            which coordinates are seen, a spline has FEWER·K of them.
         stretch: what the data is multiplied by before the first of them.
+        width: units in a hidden layer; WIDER times as many in more dimensions than MANY, for
+            a masked unit sees only some of them.
         waves, pitch: see Conditioner.
     """
 
     FREE = 2
+    MANY, FEWER, WIDER, DROP = 8, 0.4, 2, (0.0, 0.3)
+    LAST = 2.2  # the outermost quantiles that splines begin with, in standard deviations
 
     def __init__(
         self,
@@ -205,15 +214,38 @@ class SplineAutoregressive(_Autoregressive):
         hidden: int,
         rng: torch.Generator,
         bins: int = 20,
-        bound: float = 4.2,
-        stretch: float = 1.5,
+        bound: float = BOUND,
+        stretch: float = STRETCH,
         waves: int = 32,
         pitch: float = 2.7,
     ) -> None:
+        drop = None
+        if dim > self.MANY:  # and more than the rows at hand can tell: these are left out at times
+            bins, width, drop = max(4, round(self.FEWER * bins)), self.WIDER * width, self.DROP
         each, free = parameters(bins), parameters(self.FREE * bins)
         order = Order(reversals(dim, layers, rng), stretch)
-        super().__init__(order, dim, layers, width, hidden, rng, each, waves, pitch, free)
+        super().__init__(order, dim, layers, width, hidden, rng, each, waves, pitch, free, drop)
         self.bound, self.stretch = bound, stretch
+
+    @torch.no_grad()
+    def prepare(self, x: Tensor) -> None:
+        """First values for more than MANY coordinates, from standardised rows x (N, d).
+
+        The first layer's splines lead through the quantiles of their own coordinates, so that
+        training begins where each of them is Gaussian by itself: what remains to be learnt is
+        how they hang together. What its network sees is centred.
+        """
+        told = self.conditioner
+        if x.shape[1] <= self.MANY:
+            return
+        x = self.stretch * x
+        y = torch.linspace(-self.LAST, self.LAST, told.each // 3 - 1, device=x.device)
+        inner = x.quantile(torch.special.ndtr(y), 0).T.clamp(-self.bound, self.bound)
+        knots = [F.pad(part, (1, 1), value=self.bound) for part in (inner, y.expand_as(inner))]
+        for part in knots:
+            part[:, 0] = -self.bound
+        told.biases[-1][0] = through(*knots, self.bound).flatten()
+        told.biases[0][0] -= x.mean(0) @ (told.weights[0][0] * told.mask0)
 
     def layers(self) -> list[SplineLayer]:
         """The layers in the order from data to noise."""

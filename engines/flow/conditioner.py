@@ -23,6 +23,8 @@ class Network:
         parts: weights (n_in, n_out) and biases (n_out,), masked already.
         first: numbers of a first coordinate that nothing conditions, or None.
         each: P, how many numbers every coordinate gets.
+        drop: shares of the inputs and of the hidden units that are left out of each row, and
+            the generator that says which; or None.
     """
 
     def __init__(
@@ -31,16 +33,22 @@ class Network:
         parts: list[tuple[Tensor, Tensor]],
         first: Tensor | None,
         each: int,
+        drop: tuple[float, float, torch.Generator] | None = None,
     ) -> None:
         self.waves, self.parts, self.first, self.each = waves, parts, first, each
+        self.drop = drop
 
     def _hidden(self, u: Tensor) -> Tensor:
         if self.waves is not None:
             frequency, phase = self.waves
             bent = torch.sin(torch.addcmul(phase, u[:, :, None], frequency))
             u = torch.cat([u, bent.flatten(1)], 1)
+        if self.drop is not None:
+            u = _thinned(u, self.drop[0], self.drop[2])
         for w, b in self.parts[:-1]:
             u = F.leaky_relu_(torch.addmm(b, u, w), 0.01)
+            if self.drop is not None:
+                u = _thinned(u, self.drop[1], self.drop[2])
         return u
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -62,6 +70,12 @@ class Network:
         return torch.addmm(b[part], self._hidden(u), w[:, part])
 
 
+def _thinned(u: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Dropout: each number becomes 0 with this probability, and the others grow to make up."""
+    keep = 1 - share
+    return u * ((torch.rand(u.shape, generator=rng, device=u.device) < keep) / keep)
+
+
 class Conditioner(nn.Module):
     """L networks n → d × P.
 
@@ -76,7 +90,11 @@ class Conditioner(nn.Module):
         free: of two coordinates, how many numbers the first gets, which nothing conditions;
             P unless told.
         gain: first weights and biases of hidden layers are U(−gain/√n_in, gain/√n_in).
+        drop: shares of the inputs and of the hidden units that are left out of each row in
+            training (Srivastava et al. 2014, Dropout), which then sets `dropping`.
     """
+
+    dropping: torch.Generator | None = None
 
     WAVY = 8
     # Adam moves every number by the same step, but what a network of `width` units says moves
@@ -97,9 +115,10 @@ class Conditioner(nn.Module):
         pitch: float = 1.0,
         free: int | None = None,
         gain: float = math.sqrt(3),
+        drop: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        dev = rng.device
+        dev, self.drop = rng.device, drop
         self.each, self.alone = each, masked and n_in == 2
         self.free = (each if free is None else free) if self.alone else 0
         if self.alone:
@@ -152,7 +171,8 @@ class Conditioner(nn.Module):
         n = len(parts)
         first = (self.FREE * self.first).unbind(0) if self.free else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
-        return [Network(a, list(p), f, self.each) for a, p, f in zip(waves, parts, first)]
+        drop = None if self.dropping is None or not self.drop else (*self.drop, self.dropping)
+        return [Network(a, list(p), f, self.each, drop) for a, p, f in zip(waves, parts, first)]
 
 
 class Mixing(nn.Module):

@@ -15,7 +15,7 @@ from engines.data.base import Dataset, Pool
 from engines.flow import layers as chains
 from engines.flow import pictures
 from engines.flow.kinds import KINDS, Model
-from engines.flow.layers import Layer, Logit, Standardise
+from engines.flow.layers import Layer, Logit, Standardise, centred
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -148,7 +148,10 @@ class Flow(Engine):
 
     def start(self, pool: Pool) -> None:
         super().start(pool)
-        if pool.dequantise:
+        box = KINDS[self.kind].box
+        if pool.dequantise and box is not None:
+            self._before = [centred(pool.dataset.levels, self.dim, box, self.device)]
+        elif pool.dequantise:
             logit = Logit(pool.dataset.levels)
             z, _ = logit.forward(pool.rows(torch.arange(len(pool.train)), self.rng))
             self.logit_mean, self.logit_std = z.mean(0), z.std(0)
@@ -185,7 +188,8 @@ class Flow(Engine):
         decay = (begin / (self.age + 1)) ** power
         nets.set_lr(self.optimiser, entry.pace * self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
-        z, log_det = self.forward(x, self.net)
+        with self.net.dropout(self.rng):
+            z, log_det = self.forward(x, self.net)
         loss = (self.net.base.cost(z) - log_det).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self._weights, self.CLIP)

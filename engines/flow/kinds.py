@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from engines.flow import bases
 from engines.flow.affine import Glow, RealNVP
-from engines.flow.autoregressive import IAF, MAF, SplineAutoregressive
+from engines.flow.autoregressive import BOUND, IAF, MAF, STRETCH, SplineAutoregressive
+from engines.flow.conditioner import Conditioner
 from engines.flow.continuous import Continuous
 from engines.flow.layers import Layer, forward
 from engines.flow.planar import Planar, Radial
@@ -29,6 +31,8 @@ class Entry:
         depth: the engine's knob that says how many layers there are.
         pace: times the learning rate, so that one setting of the knob serves all kinds.
         decay: after so many steps the learning rate falls like step^−power.
+        box: where data that are whole numbers with noise added, and so lie in a box, go to
+            [−box, box], where the first layer's interval ends; None for the whole line.
         networked: whether it has networks, with a `width` and `hidden` layers.
     """
 
@@ -39,10 +43,14 @@ class Entry:
     depth: str = "layers"
     pace: float = 1.0
     decay: tuple[int, float] = (300, 0.5)
+    box: float | None = None
 
 
 KINDS = {
-    "spline": Entry(SplineAutoregressive, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75)),
+    "spline": Entry(
+        SplineAutoregressive, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75),
+        box=BOUND / STRETCH,
+    ),
     "spline coupling": Entry(
         SplineCoupling, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75)
     ),
@@ -87,6 +95,18 @@ class Model(nn.Module):
         if hasattr(self.flow, "prepare"):
             self.flow.prepare(x)
         self.base.prepare(forward(self.layers(), x)[0], rng)
+
+    @contextlib.contextmanager
+    def dropout(self, rng: torch.Generator) -> Iterator[None]:
+        """Within it the layers are those of training: some units are left out, as `rng` says."""
+        parts = [part for part in self.modules() if isinstance(part, Conditioner)]
+        for part in parts:
+            part.dropping = rng
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.dropping = None
 
     def layers(self) -> list[Layer]:
         """In the order from data to noise."""

@@ -51,6 +51,12 @@ class Standardise:
         return z * self.std + self.mean
 
 
+def centred(levels: float, dim: int, half: float, device: torch.device) -> Standardise:
+    """Data in [0, levels] per coordinate → [−half, half]."""
+    middle = torch.full((dim,), levels / 2, device=device)
+    return Standardise(middle, middle / half)
+
+
 class Logit:
     """z = logit p with p = a + (1 − 2a)·x/levels: data in [0, levels] → the whole line.
 

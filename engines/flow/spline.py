@@ -188,6 +188,32 @@ def spline_inverse(y: Tensor, theta: Tensor, bound: float) -> Tensor:
     return torch.where(outside, x + straight / end, x).view(shape)
 
 
+def through(x: Tensor, y: Tensor, bound: float) -> Tensor:
+    """The free numbers of splines that lead through given knots.
+
+    At every knot the log-derivative is the mean of those of the chords at either side.
+
+    Args:
+        x, y: (…, K + 1) each, from −bound to bound; they never fall, and any two that are next to
+            each other are pushed apart if they lie too close for a bin.
+
+    Returns:
+        theta (…, 3K + 1), see `spline`.
+    """
+    bins = x.shape[-1] - 1
+
+    def apart(knots: Tensor) -> Tensor:
+        size = (knots.diff(dim=-1) / (2 * bound)).clamp_min(2 * LEAST)
+        return size / size.sum(-1, keepdim=True)
+
+    w, h = apart(x), apart(y)
+    chord = (h / w).log()
+    ends = chord[..., :1], chord[..., -1:]
+    steep = torch.cat([ends[0], (chord[..., 1:] + chord[..., :-1]) / 2, ends[1]], -1)
+    sizes = [((part - LEAST) / (1 - bins * LEAST)).log() for part in (w, h)]
+    return torch.cat([*sizes, STEEPEST * torch.atanh(steep.clamp(-6, 6) / STEEPEST)], -1)
+
+
 class Coupling:
     """Linear mixing, then a spline for every coordinate of one half, told by the other.
 
