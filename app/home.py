@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from app.clips import experiment_of, path_of
 from app.share import to_hash
+from app.thumbs import picture
 from app.view import ASSETS, served
-from engines import ENGINES, Engine, Experiment, families
+from engines import DATASETS, ENGINES, Engine, Experiment, families
 from engines.base import DensityKind, Principle
 
 TAB = "Home"
@@ -224,6 +225,14 @@ def _leaf(engine: type[Engine]) -> str:
 
 def _clip(engine: type[Engine]) -> str:
     path = path_of(engine.name)
+    if experiment_of(engine.name) is None:  # clips are of the plane
+        name = engine.opens_on
+        image = picture(DATASETS[name]())
+        return (
+            f'<div class="home-clip"><div class="home-still" role="img" '
+            f'aria-label="The data it learns: {escape(name)}" '
+            f"style='mask-image:{image};-webkit-mask-image:{image}'></div></div>"
+        )
     if not path.exists():
         return '<div class="home-clip"><p class="home-quiet">No recording yet.</p></div>'
     about = provenance(path)

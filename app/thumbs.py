@@ -56,14 +56,15 @@ def svg(dataset: Dataset) -> str:
     )
 
 
+def picture(dataset: Dataset) -> str:
+    """The same as an image of CSS, for a mask."""
+    return f'url("data:image/svg+xml,{urllib.parse.quote(svg(dataset), safe=" =:/<>")}")'
+
+
 def css(where: str) -> str:
     """Rules that put each dataset's picture on its option of the radio group `where`."""
-    rules = []
-    for name, kind in DATASETS.items():
-        image = urllib.parse.quote(svg(kind()), safe=" =:/<>'")
-        rules.append(
-            f"{where} label:has(input[value={name}])::before"
-            f'{{mask-image:url("data:image/svg+xml,{image}");'
-            f'-webkit-mask-image:url("data:image/svg+xml,{image}")}}'
-        )
-    return "\n".join(rules)
+    return "\n".join(
+        f"{where} label:has(input[value={name}])::before"
+        f"{{mask-image:{picture(kind())};-webkit-mask-image:{picture(kind())}}}"
+        for name, kind in DATASETS.items()
+    )
