@@ -68,10 +68,10 @@ class Autoregressive(Engine):
     order: Literal["first to last", "last to first"] = knob(
         "first to last", help="Which coordinate is drawn first; the others follow in their order."
     )
-    width: int = knob(128, 8, 512, log=True, help="Units in each hidden layer of the network.")
+    width: int = knob(64, 8, 512, log=True, help="Units in each hidden layer of the network.")
     hidden: int = knob(2, 1, 4, label="Hidden layers", help="Depth of the network.")
     lr: float = knob(
-        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
         help="Adam's step size; it falls after the first few hundred steps.",
     )  # fmt: skip
     batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
@@ -91,7 +91,7 @@ class Autoregressive(Engine):
     )  # fmt: skip
 
     WARM = 50  # steps
-    BEGIN, POWER = 1000, 0.75  # after so many steps the learning rate falls like step^−power
+    BEGIN, POWER = 400, 1.0  # after so many steps the learning rate falls like step^−power
     AVERAGE = 0.999
     BETAS = (0.9, 0.99)
     CLIP = 10.0

@@ -104,7 +104,8 @@ def plane(engine: Autoregressive) -> list[Panel]:
 
     def model() -> list[Mark]:
         ends = place(engine, np.float64(engine.at), np.array([bottom, top]))
-        held = place(engine, np.float64(engine.at), np.array([bottom + 0.94 * (top - bottom)]))
+        up = 0.86 if engine.first else 0.94  # its name stands to the right of it
+        held = place(engine, np.float64(engine.at), np.array([bottom + up * (top - bottom)]))
         return [
             Heat(field(engine), box, label="q(x)", unit="per unit area"),
             data_points(engine, 600, 0.35),
@@ -162,8 +163,8 @@ def plane(engine: Autoregressive) -> list[Panel]:
         Panel("model", "Model density", model, f"drag the line: {one} is held", box, "large",
               help="What the model believes now: its density as a field, its samples in orange. "
                    "Drag the ring: the picture of one conditional follows."),
-        Panel("conditional", f"One conditional, {name}", conditional,
-              beside if p is not None else f"there is no data at this {one}",
+        Panel("conditional", name, conditional,
+              f"one conditional, {beside}" if p is not None else f"there is no data at this {one}",
               (bottom, top, 0.0, tall or 1.0), "small", estimate=guess, equal=False, hz=10,
               help=f"The density of {two} where {one} is held by the line in the model's density: "
                    "a cut through the plane, scaled so that its area is 1."),
@@ -172,7 +173,7 @@ def plane(engine: Autoregressive) -> list[Panel]:
               help=f"First {one} is drawn, on its axis; then each point moves to the {two} that is "
                    f"drawn for its own {one}."),
         Panel("marginal", f"The first coordinate, q({one})", marginal,
-              beside, (low, high, 0.0, nice(1.15 * float(fit.max()))), "small", estimate=guess,
+              beside, (low, high, 0.0, nice(1.3 * float(fit.max()))), "small", estimate=guess,
               equal=False, hz=4,
               help=f"{one} depends on nothing: one density on the line, in steps of a hundredth."),
     ]  # fmt: skip
