@@ -178,6 +178,8 @@ def _plane(lane: Lane) -> list[Panel]:
     title, about = ("Model density", "its samples in orange, data in blue")
     if not engine.has_density:
         title, about = "Samples of the model", "data in blue"
+    elif engine.field_note:
+        about = f"{engine.field_note}; {about}"
     panels = [
         Panel("model", _name(lane, title), model, about, box, "large",
               help="What the model believes now: its density as a field, its samples in orange."),

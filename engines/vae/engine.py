@@ -123,6 +123,7 @@ class VAE(Engine):
     VALID = 8  # draws of z for a validation
     WAVES, PITCH = 64, 2.0
     WARM, SETTLED = 100, 500  # steps: the step size rises, and falls as 1/√
+    PACE = 5.0  # of log σ, a single number with a long way to go
     AVERAGE = 0.998
     BETAS = (0.9, 0.99)
     FIRST, FIRST_PIXELS = 0.0, -0.5  # log σ of the decoder at the start
@@ -153,8 +154,10 @@ class VAE(Engine):
         self.net = Net(self.dim, n, self.width, self.hidden, head,
                        0 if self._integers else self.WAVES, self.PITCH, full, bias, self.rng)  # fmt: skip
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
-        self._weights = [p for p in self.net.parameters() if p.requires_grad]
-        self.optimiser = nets.adam(self._weights, self.lr, self.BETAS)
+        sigma = head.log_sigma
+        rest = [p for p in self.net.parameters() if p.requires_grad and p is not sigma]
+        groups = [{"params": rest}, {"params": [sigma] if sigma.requires_grad else []}]
+        self.optimiser = nets.adam(groups, self.lr, self.BETAS)
         self.pair = 0  # which two rows are shown with what lies between
         if self._integers:
             self.kept = nets.Best(copy.deepcopy(self.net))
@@ -203,6 +206,7 @@ class VAE(Engine):
         t = self.age + 1
         rate = self.lr * min(t / self.WARM, (self.SETTLED / t) ** 0.5, 1)
         nets.set_lr(self.optimiser, rate)
+        self.optimiser.param_groups[1]["lr"] *= self.PACE
         seen, asked = self.prepare(self.pool.batch(self.batch, self.rng))
         self.optimiser.zero_grad()
         loss, told = self.loss(seen, asked)
