@@ -48,7 +48,11 @@ class Entry:
 
 KINDS = {
     "spline": Entry(
-        SplineAutoregressive, ("bins",), depth="splines", pace=3.0, decay=(1000, 0.75),
+        SplineAutoregressive,
+        ("bins",),
+        depth="splines",
+        pace=3.0,
+        decay=(1000, 0.75),
         box=BOUND / STRETCH,
     ),
     "spline coupling": Entry(
