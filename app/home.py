@@ -209,8 +209,8 @@ def _leaf(engine: type[Engine]) -> str:
     """A card whose title opens the engine: its tab, or for a family's second engine an address."""
     first = families()[engine.family][0] == engine.name
     title, family = escape(engine.title), escape(engine.family)
-    shown = experiment_of(engine.name)
-    if first or shown is None:
+    shown = experiment_of(engine.name) or Experiment(engine.opens_on, engine.name)
+    if first:
         way = f'<button type="button" data-tab="{family}">{title}</button>'
     else:
         way = f'<a href="#{escape(to_hash(shown))}" data-tab="{family}">{title}</a>'

@@ -42,7 +42,7 @@ def live(experiment: Experiment) -> tuple[float, float, float]:
 def main() -> None:
     print("engine      bare/s   live/s   ratio (min … max)    frames/s  kB/frame")
     for engine in ENGINES:
-        experiment = Experiment("ring8soft", engine)
+        experiment = Experiment(ENGINES[engine].opens_on, engine)
         pairs = [(bare(experiment), live(experiment)) for _ in range(ROUNDS)]
         ratios = [b[0] / a for a, b in pairs]
         print(

@@ -41,7 +41,7 @@ def main() -> None:
 
 def _one(engine: str) -> None:
     session = Session("cpu", fps=20.0 / FASTER)
-    session.open(Experiment("ring8soft", engine))
+    session.open(Experiment(ENGINES[engine].opens_on, engine))
 
     def play() -> None:
         for _ in session.play():

@@ -66,7 +66,8 @@ def whole(draw: Any) -> dict[str, Any]:
         "version": 1, "engine": engine, "seed": draw(st.integers(0, 2**31 - 1)),
         "knobs": {name: draw(inside(knobs[name])) for name in chosen}, "beside": [],
     }  # fmt: skip
-    if draw(st.integers(0, 9)) == 0:
+    plane = ENGINES[engine].accepts(DATASETS["moons"]()) is None
+    if plane and draw(st.integers(0, 9)) == 0:
         n = draw(st.sampled_from([19, 20, 25, 200]))
         out["dataset"] = "points"
         out["points"] = [[(i * 37 % 101) / 10, (i * 61 % 97) / 10] for i in range(n)]

@@ -379,7 +379,7 @@ def test_where_data_and_chains_are_the_same_nothing_is_left():
 
 
 def test_it_learns():
-    run = start("moons").train(steps=150)
+    run = start("moons").train(steps=60)
     kl = {m.name: m.value for m in run.measure()}
     assert math.isfinite(kl["kl_pq"])
     x, exact = run.sample(2000), run.engine.draws(2000)
@@ -392,6 +392,9 @@ def test_digits_have_samples_and_no_density():
     assert not run.engine.has_density and not run.engine.has_draws
     with pytest.raises(NotImplementedError, match="density"):
         run.log_prob(run.pool.test[:3])
+    moves = run.engine.moves()
+    assert not moves.metropolis, "it would refuse nearly every move"
+    assert moves.noise * 8 == pytest.approx(2**0.5), "as long as in the plane, over 64 pixels"
     x = run.sample(30)
     assert x.shape == (30, 64) and float(x.min()) >= 0 and float(x.max()) <= 17
     assert {"samples", "chains", "sorted"} <= {p.id for p in run.frame().panels}

@@ -38,7 +38,7 @@ def elsewhere(experiment: Experiment, dataset: str, options: dict | None = None)
     """The experiment on other data of the same shape; on other options where there are none."""
     if taken(experiment.engine, dataset) == dataset:
         return experiment.but(dataset=dataset, options=options or {})
-    return experiment.but(options={**experiment.options, "turn": 0.6})
+    return experiment.but(options={**experiment.options, "turn": 0.15})
 
 
 def where(entry: Knob) -> str:

@@ -311,7 +311,7 @@ def test_steps_a_second_are_those_of_the_wall_clock(session):
 def test_view_knobs_redraw_while_paused_and_take_no_step(session, engine):
     for name, entry in ENGINES[engine].knobs.items():
         if entry.view:
-            session.open(Experiment("ring8soft", engine))
+            session.open(Experiment(ENGINES[engine].opens_on, engine))
             list(session.step(2))
             value = entry.high if entry.kind in ("int", "float") else (
                 not entry.default if entry.kind == "bool" else entry.choices[-1])  # fmt: skip

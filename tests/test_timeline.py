@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.timeline import DENSE, Moment, Timeline
-from engines import BadInput, Experiment
+from engines import ENGINES, BadInput, Experiment
 from tests.each import EACH
 
 
@@ -60,7 +60,7 @@ def test_nearest_and_cut():
 @pytest.mark.parametrize("engine", EACH)
 def test_a_branch_goes_on_as_the_run_did(engine):
     """Without a change of knobs the branch is the same run, bit for bit; with one it is not."""
-    run = Experiment("ring8soft", engine, knobs={}).start("cpu").train(steps=20)
+    run = Experiment(ENGINES[engine].opens_on, engine, knobs={}).start("cpu").train(steps=20)
     saved = run.checkpoint()
     straight = weights(run.train(steps=10))
     run.branch(saved)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GRAPH, EXACT = 600, 2400  # points of a graph, and of the exact one that is to be normalised
 SUB = 3  # sub-columns of a cell
 DRAWN, COLOURS = 400, 8
-SHEET, COLUMNS, STOP = 24, 6, 4  # images, a row of them, pixels from one keyframe to the next
+SHEET, COLUMNS, STOP = 25, 5, 4  # images, a row of them, pixels from one keyframe to the next
 HALVES, WAYS = 6, 5  # held-out images that are gone on from, and how often
 HELD = 2_000  # points on which the parts of KL are told apart
 NAMES = ("x₁", "x₂")
@@ -260,7 +260,6 @@ def images(engine: Autoregressive) -> list[Panel]:
               help="The first half of the pixels is kept; the rest is drawn five times over."),
         Panel("seen", "Before the next pixel", seen, f"{shown - 1} pixels of a held-out image",
               None, "small", hz=1, help="What the distribution of the next pixel depends on."),
-        Panel("pixel", f"Pixel {shown}, given those before", following,
-              f"the real one is {real}", hz=4,
+        Panel("pixel", f"Pixel {shown}", following, f"given those before; really {real}", hz=4,
               help="The probability of each of its values. The knob Next pixel chooses which."),
     ]  # fmt: skip

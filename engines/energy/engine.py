@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -79,11 +80,12 @@ class EnergyBased(Engine):
     )  # fmt: skip
     metropolis: bool = knob(
         True, live=True, label="Metropolis correction",
-        help="Accept or refuse each move so that chains draw from exactly q, however large ε is.",
+        help="Accept or refuse each move so that chains draw from exactly q, however large ε is. "
+        "In the plane only: of images it would refuse nearly every move.",
     )  # fmt: skip
     noise: float = knob(
         1.0, 0.0, 2.0, live=True, when={"metropolis": False},
-        help="Multiplies the noise of each move: 1 is Langevin's, less is a colder chain.",
+        help="Multiplies the noise of each move: 1 is Langevin's in the plane, less is a colder chain.",
     )  # fmt: skip
     leaps: bool = knob(
         True, live=True, label="Far leaps", when={"method": PERSISTENT, "metropolis": True},
@@ -176,10 +178,17 @@ class EnergyBased(Engine):
                 torch.tensor([x1, y1], device=self.device))  # fmt: skip
 
     def moves(self) -> Moves:
-        """How chains move under the present knobs."""
+        """How chains move under the present knobs.
+
+        In many dimensions a noise that leaves q as it is drowns an image, and Metropolis' rule
+        refuses nearly every move of use. As is the custom there, chains are cold: their noise is
+        as long as in the plane, κ ε √(2/dim) ξ, and no move is refused.
+        """
+        plane = self.dim == 2
+        noise = self.noise if plane else self.noise * math.sqrt(2 / self.dim)
         return Moves(
-            self._low, self._high, self.k, self.langevin, self.FALL, self.noise, self.temperature,
-            self.metropolis,
+            self._low, self._high, self.k, self.langevin, self.FALL, noise, self.temperature,
+            self.metropolis and plane,
         )  # fmt: skip
 
     def step(self) -> dict[str, Tensor]:
@@ -217,7 +226,7 @@ class EnergyBased(Engine):
             begin = torch.where(anew, moves.anywhere(n, self.rng), begin)
         out, energy, trace = langevin.run(force, begin, moves, self.rng)
         self.accepted = trace.accepted.float().mean()
-        if self.leaps and self.metropolis:
+        if self.leaps and moves.metropolis:
             out, went = self._leap(self.net, out, energy, moves, self.rng)
             self.leapt = went.float().mean()
         self.chains[turn] = out
@@ -292,7 +301,7 @@ class EnergyBased(Engine):
         out = []
         for part in self.chains[index].clamp(self._low, self._high).split(self.TILE):
             z, energy, _ = langevin.run(self.shown.force, part, moves, rng, self.SETTLE)
-            if self.leaps and self.metropolis:
+            if self.leaps and moves.metropolis:
                 z, _ = self._leap(self.shown, z, energy, moves, rng)
             out.append(z)
         return self.unstandardise(torch.cat(out))
@@ -306,19 +315,17 @@ class EnergyBased(Engine):
     # ------------------------------------------------------------ numbers and pictures
 
     def metrics(self) -> list[Metric]:
+        if not self.has_density:
+            return []
+        quadrature = self.quadrature()
         out = [
             Metric("accepted", 100 * float(self.accepted), "%", "exact", label="Moves accepted",
                    help="Share of the last update's Langevin moves that Metropolis' rule let pass; "
                    "a chain does best at a half or more. Without the rule all pass."),
-        ]  # fmt: skip
-        if not self.has_density:
-            return out
-        quadrature = self.quadrature()
-        out.append(
             Metric("log_z", float(quadrature.log_z), "nats", "exact", label="log Z",
                    help="log ∫ exp(−E/T) over the domain, by quadrature. A constant added to E moves "
-                   "it and changes nothing else, so it drifts.")
-        )  # fmt: skip
+                   "it and changes nothing else."),
+        ]  # fmt: skip
         outside = self.outside()
         if outside is not None:
             kind = "exact" if self.pool.dataset.exact else "estimate"

@@ -35,12 +35,12 @@ def panels(engine: NCE) -> list[Panel]:
     p = "p̂" if guess else "p"
     top = reach(engine)
     return [
-        Panel("noise", "Noise", lambda: _noise(engine), "its density and draws of it; data in blue",
+        Panel("noise", "Noise", lambda: _noise(engine), "draws in grey, data in blue",
               box, "small", hz=1,
               help="What the data are told from. Its density is known, and it is all that the "
               "classifier's answer is turned into a density with."),
         Panel("classifier", "Classifier", lambda: _classifier(engine),
-              "above ½: data; below: noise; the line is ½", box, "small", hz=8,
+              "above ½: data; the line is ½", box, "small", hz=8,
               help=f"How sure the classifier is that a point is data, where {nu} noise points come "
               "with each data point."),
         Panel("best", "Best classifier", lambda: _best(engine), f"{p}/({p} + νn)", box, "small",
@@ -119,6 +119,7 @@ class Seen:
     Attributes:
         x: (2 · SHOWN, 2), data first; log_n, log_p: (2 · SHOWN,), p̂ where p is not exact.
         field: cell averages of n over the picture.
+        best: log p − log n on cells of the picture.
     """
 
     def __init__(self, engine: NCE) -> None:
@@ -130,7 +131,16 @@ class Seen:
         self.x = torch.cat([held, noise])
         self.log_n = engine.law.log_prob(self.x)
         self.log_p = pool.dataset.log_prob(self.x)
-        self.field = cell_average(engine.law.log_prob, pool.dataset.extent, device=engine.device)
+        box = pool.dataset.extent
+        self.field = cell_average(engine.law.log_prob, box, device=engine.device)
+        if pool.dataset.exact:
+            # in float64: far out both densities are too small for other numbers
+            at = centres(box, FIELD, engine.device).double()
+            best = numpy(pool.dataset.log_prob(at) - engine.law.log_prob(at)).reshape(FIELD, FIELD)
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                best = np.log(density_field(pool.dataset)) - np.log(self.field)
+        self.best = np.clip(np.nan_to_num(best, nan=0.0), -99, 99)
 
 
 def seen(engine: NCE) -> Seen:
@@ -182,14 +192,11 @@ def _classifier(engine: NCE) -> list[Mark]:
 
 
 def _best(engine: NCE) -> list[Mark]:
-    box, p = engine.pool.dataset.extent, density_field(engine.pool.dataset)
-    n = engine.ratio * seen(engine).field
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sure = p / (p + n) - 0.5
-        logit = np.log(p) - np.log(n)
+    box = engine.pool.dataset.extent
+    logit = seen(engine).best - math.log(engine.ratio)
     return [
-        Heat(sure.astype(np.float32), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-             label="best P(data) − ½", static=True),
+        Heat((0.5 * np.tanh(logit / 2)).astype(np.float32), box, "discriminator", "diverging",
+             hi=0.5, gamma=1.0, label="best P(data) − ½", static=True),
         Paths(zero_line(logit, box), "plain", 1.2, opacity=0.9, label="½", static=True),
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from engines.vae import numbers
 if TYPE_CHECKING:
     from engines.vae.engine import VAE
 
-CLOUD, GUESSES = 600, 120  # codes drawn as points, and as ellipses
+CLOUD, GUESSES = 600, 40  # codes drawn as points, and as ellipses
 MESH, SHEET = 33, 12  # lines of the decoded grid each way, images of the sheet
 PAIRS, BETWEEN = 5, 10  # strips of images, and images in each
 ARROWS = 150
