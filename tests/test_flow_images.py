@@ -121,7 +121,9 @@ def test_units_are_left_out_in_training_only():
 
 def test_measuring_leaves_no_unit_out():
     """The validation curve, log q and samples are of the whole network; only the loss is not."""
-    run = Experiment("digits", "flow", knobs={"width": 16, "batch": 64}).start("cpu").train(steps=1)
+    run = (
+        Experiment("digits", "flow", knobs={"width": 16, "batch": 64}).start("cpu").train(steps=21)
+    )
     engine = run.engine
     state, x = engine.rng.get_state(), engine.pool.val
     with torch.no_grad():

@@ -15,6 +15,7 @@ from engines.flow.conditioner import Conditioner, Mixing, Network, Order, revers
 from engines.flow.spline import parameters, spline, spline_inverse, through
 
 BOUND, STRETCH = 4.2, 1.5  # of the splines, see SplineAutoregressive
+MANY = 8  # coordinates above which a flow has other first values and sizes
 
 
 class _Layer:
@@ -203,7 +204,7 @@ class SplineAutoregressive(_Autoregressive):
     """
 
     FREE = 2
-    MANY, FEWER, WIDER, DROP = 8, 0.4, 2, 0.3
+    FEWER, WIDER, DROP = 0.4, 2, 0.2
     LAST = 2.2  # the outermost quantiles that splines begin with, in standard deviations
 
     def __init__(
@@ -220,7 +221,7 @@ class SplineAutoregressive(_Autoregressive):
         pitch: float = 2.7,
     ) -> None:
         drop = 0.0
-        if dim > self.MANY:
+        if dim > MANY:
             bins, width, drop = max(4, round(self.FEWER * bins)), self.WIDER * width, self.DROP
         each, free = parameters(bins), parameters(self.FREE * bins)
         order = Order(reversals(dim, layers, rng), stretch)
@@ -236,7 +237,7 @@ class SplineAutoregressive(_Autoregressive):
         how they hang together. What its network sees is centred.
         """
         told = self.conditioner
-        if x.shape[1] <= self.MANY:
+        if x.shape[1] <= MANY:
             return
         x = self.stretch * x
         y = torch.linspace(-self.LAST, self.LAST, told.each // 3 - 1, device=x.device)

@@ -97,8 +97,8 @@ class Flow(Engine):
     )  # fmt: skip
     lr: float = knob(
         2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
-        help="Adam's step size, times a number that suits the kind; it falls after the first "
-             "few hundred steps.",
+        help="Adam's step size, times a number that suits the kind and how many coordinates there "
+             "are; it falls after the first few hundred steps.",
     )  # fmt: skip
     batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     averaged: bool = knob(
@@ -189,7 +189,7 @@ class Flow(Engine):
         entry = KINDS[self.kind]
         begin, power = entry.decay
         decay = (begin / (self.age + 1)) ** power
-        nets.set_lr(self.optimiser, entry.pace * self.lr * min(t / self.WARM, decay, 1))
+        nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
         # where rows are few and soon known by heart: "nll" is then of the thinned network
         thinned = self.net.dropout(self.rng) if self.keeps else contextlib.nullcontext()
