@@ -10,7 +10,8 @@ import torch
 from engines import DATASETS, Experiment
 from engines.flow import Flow
 from engines.flow.conditioner import _thinned
-from engines.metrics import probes
+from engines.flow.spline import spline, through
+from engines.probes import probes
 
 SMALL = {"kind": "RealNVP", "layers": 2, "width": 32, "hidden": 1, "batch": 64, "lr": 2e-2}
 
@@ -116,3 +117,80 @@ def test_units_are_left_out_in_training_only():
     found = _thinned(units, share, rng)
     assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.01)
     assert float(found.mean()) == pytest.approx(1, abs=0.01)  # and not 0.7, if nothing made up
+
+
+def test_measuring_leaves_no_unit_out():
+    """The validation curve, log q and samples are of the whole network; only the loss is not."""
+    run = (
+        Experiment("digits", "flow", knobs={"width": 16, "batch": 64}).start("cpu").train(steps=21)
+    )
+    engine = run.engine
+    state, x = engine.rng.get_state(), engine.pool.val
+    with torch.no_grad():
+        found = cost(engine, best=False)
+        whole = -engine.net.base.log_prob(engine.encode(x)) - engine.forward(x)[1]
+        with engine.average.module.dropout(torch.Generator().manual_seed(0)):
+            twin = cost(engine, best=False)
+    assert float(engine.validation) == pytest.approx(found, rel=1e-6)
+    assert float(whole.mean()) == pytest.approx(found, rel=1e-5)
+    assert twin != pytest.approx(found, rel=1e-4)
+    assert torch.equal(engine.rng.get_state(), state), "looking draws nothing from training"
+
+
+def farthest(z: torch.Tensor) -> float:
+    """The largest Kolmogorov–Smirnov distance of a column of z (N, d) from N(0, 1)."""
+    cdf = torch.special.ndtr(z.sort(0).values)
+    steps = torch.arange(1, len(z) + 1)[:, None] / len(z)
+    return float((cdf - steps).abs().max())
+
+
+def test_every_pixel_begins_gaussian_by_itself():
+    engine = Experiment("digits", "flow", knobs={"width": 16}).start("cpu").engine
+    rows = engine.pool.rows(torch.arange(1000), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = farthest(engine.encode(rows))
+        bias = engine.kept.module.flow.conditioner.biases[-1]
+        kept, each = bias.clone(), engine.kept.module.flow.conditioner.each
+        bits = cost(engine)
+        bias.zero_()  # the identity
+        twin, worse = farthest(engine.encode(rows)), cost(engine)
+        # widths and heights exchanged: the inverse of what is wanted
+        bias.copy_(kept)
+        sizes = bias.view(1, -1, each)[:, :, : 2 * (each // 3)].unflatten(2, (2, -1))
+        sizes.copy_(sizes.flip(2).clone())
+        inverse = farthest(engine.encode(rows))
+    assert found < 0.1 < 0.3 < min(twin, inverse)
+    assert bits < worse - 50
+
+
+@pytest.mark.parametrize("kind", ["spline", "RealNVP"])
+def test_the_jacobian_of_an_image(kind):
+    """log q counts every layer, that which fits the pixels' box to the splines' too."""
+    knobs = {"kind": kind, "width": 16, "layers": 2}
+    engine = Experiment("digits", "flow", knobs=knobs).start("cpu").train(steps=3).engine
+    x = engine.pool.test[:1]
+    z, log_det = engine.forward(x)
+    slopes = torch.autograd.functional.jacobian(lambda row: engine.forward(row)[0][0], x)[:, 0]
+    exact = float(torch.linalg.slogdet(slopes.double())[1])
+    assert float(log_det) == pytest.approx(exact, abs=0.02)
+    before = engine._before[0].forward(x)[1]
+    assert float(log_det - before) != pytest.approx(exact, abs=1.0)
+    assert float(engine.log_prob(x)) == pytest.approx(
+        float(engine.shown.base.log_prob(z)) + exact, abs=0.02
+    )
+
+
+def test_splines_lead_through_the_knots_they_are_given():
+    bound, rng = 3.0, torch.Generator().manual_seed(0)
+    x, y = (torch.rand(5, 9, generator=rng).double().cumsum(1) for _ in range(2))
+    x, y = (bound * (2 * (k - k[:, :1]) / (k[:, -1:] - k[:, :1]) - 1) for k in (x, y))
+
+    def gap(theta: torch.Tensor) -> float:
+        told = theta[:, None].expand(-1, x.shape[1], -1)
+        return float((spline(x, told, bound)[0] - y).abs().max())
+
+    assert gap(through(x, y, bound)) < 1e-9
+    assert gap(through(y, x, bound)) > 0.1  # the inverse
+    assert through(x, x, bound)[:, 16:].abs().max() < 1e-9, "the identity is straight"
+    # knots on one place are no reason to break
+    assert torch.isfinite(through(torch.zeros(1, 9), y[:1].float(), bound)).all()

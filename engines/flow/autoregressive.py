@@ -15,6 +15,7 @@ from engines.flow.conditioner import Conditioner, Mixing, Network, Order, revers
 from engines.flow.spline import parameters, spline, spline_inverse, through
 
 BOUND, STRETCH = 4.2, 1.5  # of the splines, see SplineAutoregressive
+MANY = 8  # coordinates above which a flow has other first values and sizes
 
 
 class _Layer:
@@ -144,7 +145,7 @@ class _Autoregressive(nn.Module):
 
     Args:
         mixing: the L maps, Mixing or Order.
-        each, waves, pitch, free: see Conditioner.
+        each, waves, pitch, free, drop: see Conditioner.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class _Autoregressive(nn.Module):
         waves: int = 0,
         pitch: float = 1.0,
         free: int | None = None,
-        drop: tuple[float, float] | None = None,
+        drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.mixing = mixing
@@ -198,12 +199,12 @@ class SplineAutoregressive(_Autoregressive):
             which coordinates are seen, a spline has FEWER·K of them.
         stretch: what the data is multiplied by before the first of them.
         width: units in a hidden layer; WIDER times as many in more dimensions than MANY, for
-            a masked unit sees only some of them.
+            a masked unit sees only some of them. There a share DROP is left out in training.
         waves, pitch: see Conditioner.
     """
 
     FREE = 2
-    MANY, FEWER, WIDER, DROP = 8, 0.4, 2, (0.0, 0.3)
+    FEWER, WIDER, DROP = 0.4, 2, 0.2
     LAST = 2.2  # the outermost quantiles that splines begin with, in standard deviations
 
     def __init__(
@@ -219,8 +220,8 @@ class SplineAutoregressive(_Autoregressive):
         waves: int = 32,
         pitch: float = 2.7,
     ) -> None:
-        drop = None
-        if dim > self.MANY:  # and more than the rows at hand can tell: these are left out at times
+        drop = 0.0
+        if dim > MANY:
             bins, width, drop = max(4, round(self.FEWER * bins)), self.WIDER * width, self.DROP
         each, free = parameters(bins), parameters(self.FREE * bins)
         order = Order(reversals(dim, layers, rng), stretch)
@@ -236,7 +237,7 @@ class SplineAutoregressive(_Autoregressive):
         how they hang together. What its network sees is centred.
         """
         told = self.conditioner
-        if x.shape[1] <= self.MANY:
+        if x.shape[1] <= MANY:
             return
         x = self.stretch * x
         y = torch.linspace(-self.LAST, self.LAST, told.each // 3 - 1, device=x.device)

@@ -23,8 +23,8 @@ class Network:
         parts: weights (n_in, n_out) and biases (n_out,), masked already.
         first: numbers of a first coordinate that nothing conditions, or None.
         each: P, how many numbers every coordinate gets.
-        drop: shares of the inputs and of the hidden units that are left out of each row, and
-            the generator that says which; or None.
+        drop: share of the hidden units that is left out of each row, and the generator that
+            says which; or None.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Network:
         parts: list[tuple[Tensor, Tensor]],
         first: Tensor | None,
         each: int,
-        drop: tuple[float, float, torch.Generator] | None = None,
+        drop: tuple[float, torch.Generator] | None = None,
     ) -> None:
         self.waves, self.parts, self.first, self.each = waves, parts, first, each
         self.drop = drop
@@ -43,12 +43,10 @@ class Network:
             frequency, phase = self.waves
             bent = torch.sin(torch.addcmul(phase, u[:, :, None], frequency))
             u = torch.cat([u, bent.flatten(1)], 1)
-        if self.drop is not None:
-            u = _thinned(u, self.drop[0], self.drop[2])
         for w, b in self.parts[:-1]:
             u = F.leaky_relu_(torch.addmm(b, u, w), 0.01)
             if self.drop is not None:
-                u = _thinned(u, self.drop[1], self.drop[2])
+                u = _thinned(u, *self.drop)
         return u
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -90,8 +88,8 @@ class Conditioner(nn.Module):
         free: of two coordinates, how many numbers the first gets, which nothing conditions;
             P unless told.
         gain: first weights and biases of hidden layers are U(−gain/√n_in, gain/√n_in).
-        drop: shares of the inputs and of the hidden units that are left out of each row in
-            training (Srivastava et al. 2014, Dropout), which then sets `dropping`.
+        drop: share of the hidden units that is left out of each row in training (Srivastava et
+            al. 2014, Dropout), while `dropping` is the generator that says which.
     """
 
     dropping: torch.Generator | None = None
@@ -115,7 +113,7 @@ class Conditioner(nn.Module):
         pitch: float = 1.0,
         free: int | None = None,
         gain: float = math.sqrt(3),
-        drop: tuple[float, float] | None = None,
+        drop: float = 0.0,
     ) -> None:
         super().__init__()
         dev, self.drop = rng.device, drop
@@ -171,7 +169,7 @@ class Conditioner(nn.Module):
         n = len(parts)
         first = (self.FREE * self.first).unbind(0) if self.free else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
-        drop = None if self.dropping is None or not self.drop else (*self.drop, self.dropping)
+        drop = (self.drop, self.dropping) if self.dropping is not None and self.drop else None
         return [Network(a, list(p), f, self.each, drop) for a, p, f in zip(waves, parts, first)]
 
 

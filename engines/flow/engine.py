@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -69,7 +70,8 @@ class Flow(Engine):
     layers: int = knob(12, 2, 32, when={"kind": OTHERS}, help="Layers between data and noise.")
     width: int = knob(
         64, 8, 256, log=True, when={"kind": NETWORKED},
-        help="Units in each hidden layer of a layer's network.",
+        help="Units in each hidden layer of a layer's network; the autoregressive spline has twice "
+             "as many above eight coordinates.",
     )  # fmt: skip
     hidden: int = knob(
         2, 1, 3, label="Hidden layers", when={"kind": NETWORKED},
@@ -78,7 +80,8 @@ class Flow(Engine):
     bins: int = knob(
         20, 4, 64, when={"kind": SPLINES},
         help="Pieces of each spline; in the plane, the autoregressive one bends its first "
-             "coordinate, which no other tells how, in twice as many.",
+             "coordinate, which no other tells how, in twice as many, and above eight "
+             "coordinates it takes two fifths of them.",
     )  # fmt: skip
     mixing: Literal["linear", "swap"] = knob(
         "linear", when={"kind": "RealNVP"},
@@ -94,8 +97,8 @@ class Flow(Engine):
     )  # fmt: skip
     lr: float = knob(
         2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
-        help="Adam's step size, times a number that suits the kind; it falls after the first "
-             "few hundred steps.",
+        help="Adam's step size, times a number that suits the kind and how many coordinates there "
+             "are; it falls after the first few hundred steps.",
     )  # fmt: skip
     batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     averaged: bool = knob(
@@ -186,9 +189,11 @@ class Flow(Engine):
         entry = KINDS[self.kind]
         begin, power = entry.decay
         decay = (begin / (self.age + 1)) ** power
-        nets.set_lr(self.optimiser, entry.pace * self.lr * min(t / self.WARM, decay, 1))
+        nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
-        with self.net.dropout(self.rng):
+        # where rows are few and soon known by heart: "nll" is then of the thinned network
+        thinned = self.net.dropout(self.rng) if self.keeps else contextlib.nullcontext()
+        with thinned:
             z, log_det = self.forward(x, self.net)
         loss = (self.net.base.cost(z) - log_det).mean()
         loss.backward()

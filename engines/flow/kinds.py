@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.flow import bases
 from engines.flow.affine import Glow, RealNVP
-from engines.flow.autoregressive import BOUND, IAF, MAF, STRETCH, SplineAutoregressive
+from engines.flow.autoregressive import BOUND, IAF, MAF, MANY, STRETCH, SplineAutoregressive
 from engines.flow.conditioner import Conditioner
 from engines.flow.continuous import Continuous
 from engines.flow.layers import Layer, forward
@@ -30,6 +30,7 @@ class Entry:
         most: the largest number of coordinates that it can be trained on.
         depth: the engine's knob that says how many layers there are.
         pace: times the learning rate, so that one setting of the knob serves all kinds.
+        calm: times the pace above MANY coordinates, where rows are few for all there is to learn.
         decay: after so many steps the learning rate falls like step^−power.
         box: where data that are whole numbers with noise added, and so lie in a box, go to
             [−box, box], where the first layer's interval ends; None for the whole line.
@@ -42,8 +43,13 @@ class Entry:
     networked: bool = True
     depth: str = "layers"
     pace: float = 1.0
+    calm: float = 1.0
     decay: tuple[int, float] = (300, 0.5)
     box: float | None = None
+
+    def rate(self, dim: int) -> float:
+        """What the learning rate is multiplied by for d coordinates."""
+        return self.pace * self.calm if dim > MANY else self.pace
 
 
 KINDS = {
@@ -52,6 +58,7 @@ KINDS = {
         ("bins",),
         depth="splines",
         pace=3.0,
+        calm=1 / 3,
         decay=(1000, 0.75),
         box=BOUND / STRETCH,
     ),
