@@ -95,7 +95,7 @@ class Autoregressive(Engine):
     AVERAGE = 0.999
     BETAS = (0.9, 0.99)
     CLIP = 10.0
-    WAVES, PITCH = 32, 3.0
+    WAVES, PITCH = 32, 2.0
     EVERY = 20  # steps between two looks at the validation rows
     MOST = 4  # components for a pixel
     DROP = 0.25  # of the hidden units, on images
