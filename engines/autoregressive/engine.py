@@ -92,7 +92,7 @@ class Autoregressive(Engine):
 
     WARM = 50  # steps
     BEGIN, POWER = 400, 1.0  # after so many steps the learning rate falls like step^−power
-    AVERAGE = 0.999
+    AVERAGE = 0.9997
     BETAS = (0.9, 0.99)
     CLIP = 10.0
     WAVES, PITCH = 32, 2.0

@@ -126,7 +126,7 @@ class NCE(Engine):
         5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
         help="Adam's step size, which falls after the first few hundred steps.",
     )  # fmt: skip
-    batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
+    batch: int = knob(1024, 16, 4096, log=True, live=True, help="Data points a step.")
     proposals: int = knob(
         16, 1, 64, log=True, view=True, label="Proposals a sample",
         help="Noise points that each sample is chosen from, by their weights; 1 shows the noise.",
@@ -137,10 +137,9 @@ class NCE(Engine):
     )  # fmt: skip
 
     WARM = 100  # steps
-    AVERAGE = 0.999
+    AVERAGE = 0.9997
     BETAS = (0.9, 0.99)
     BEGIN, POWER = 400, 0.7  # the step size falls as (BEGIN/(age + 1))^POWER
-    DECAY = 0.0
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -161,7 +160,7 @@ class NCE(Engine):
         self.law_at = 0  # when the noise was made: the step at which the data then came
         self.net = Ratio(self.dim, self.width, self.hidden, self.waves, self.pitch, self.rng)
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
-        self.optimiser = nets.adam(self.net.parameters(), self.lr, self.BETAS, self.DECAY)
+        self.optimiser = nets.adam(self.net.parameters(), self.lr, self.BETAS)
         self.refresh()
 
     def _make_noise(self, rng: torch.Generator) -> Noise:

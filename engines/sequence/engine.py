@@ -66,7 +66,7 @@ class Sequence(Engine):
     density_kind: ClassVar[str] = "tractable"
     principle: ClassVar[str] = "maximum likelihood"
     opens_on: ClassVar[str] = "walk"
-    loss_label: ClassVar[str] = "square error of the next step, on the past that each is given"
+    loss_label: ClassVar[str] = "squared error of the next step"
     compare: ClassVar[dict] = {
         "A wider network": {"width": 64, "layers": 2, "lr": 5e-3},
         "Fed with its own samples": {"fed": "samples"},

@@ -119,7 +119,7 @@ class VAE(Engine):
     K = 1000  # draws of z for log_prob
     probe_rows = 1000  # held-out rows of the live numbers
     PICTURE = 8  # draws of z for a picture's field
-    field_note = f"bound by {PICTURE} draws of z"
+    field_note = f"a bound, {PICTURE} draws"
     VALID = 8  # draws of z for a validation
     WAVES, PITCH = 64, 2.0
     WARM, SETTLED = 100, 500  # steps: the step size rises, and falls as 1/√

@@ -181,7 +181,7 @@ def plane(engine: VAE) -> list[Panel]:
               help="A point is encoded, and its code decoded: long arrows show what the code does "
                    "not tell."),
         Panel("between", "Between two points", between,
-              f"straight lines of the latent space, decoded{more}", box, "small", hz=4,
+              f"decoded straight lines{more}", box, "small", hz=4,
               help="Five pairs of held-out points: between their codes runs a straight line, and "
                    "this is what the decoder makes of it."),
     ]  # fmt: skip
@@ -230,7 +230,7 @@ def images(engine: VAE) -> list[Panel]:
         Panel("rebuilt", "Reconstructions", rebuilt, "held-out image, then what becomes of it",
               None, "small", hz=2,
               help="An image is encoded, and its code decoded: what is lost, the code does not tell."),
-        Panel("between", "Between two images", between, "straight lines of the latent space, decoded",
+        Panel("between", "Between two images", between, "a straight line of codes, decoded",
               None, "large", hz=2,
               help="Left and right are two held-out images as their codes have them; in between a "
                    "straight line runs through the latent space."),
