@@ -96,7 +96,7 @@ def watch(experiment: Experiment, steps: Sequence[int]) -> Iterator[tuple[Run, n
 def field(run: Run) -> np.ndarray:
     """Cell averages of the model's density, (CELLS, CELLS), rows from the bottom."""
     with torch.no_grad():
-        return cell_average(run.engine.field_log_prob, run.pool.dataset.extent, CELLS, CELLS**2, 3)
+        return cell_average(run.log_prob, run.pool.dataset.extent, CELLS, CELLS**2, 3)
 
 
 def record(engine: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import torch
 from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
 from engines.knobs import Knob
 from engines.pictures import centres
-from tests.each import EACH
+from tests.each import EACH, quick
 
 ROOT = pathlib.Path(__file__).parent.parent
 KNOBS = [
@@ -384,7 +384,9 @@ def test_every_training_knob_changes_training(engine, name):
     assert not same, f"{name} does nothing"
 
 
-@pytest.mark.parametrize(("engine", "name"), [(e, k) for e, k in KNOBS if ENGINES[e].knobs[k].view])
+@pytest.mark.parametrize(
+    ("engine", "name"), quick([(e, k) for e, k in KNOBS if ENGINES[e].knobs[k].view])
+)
 def test_every_view_knob_changes_the_frame_and_only_the_frame(engine, name):
     from app.pack import pack
 

@@ -14,6 +14,7 @@ from app.share import from_hash
 from engines import ENGINES, Engine, Experiment, families
 from engines.base import DensityKind, Principle
 from engines.pictures import numpy
+from tests.each import quick
 
 
 class Page(HTMLParser):
@@ -145,7 +146,7 @@ def agree(a: np.ndarray, b: np.ndarray) -> bool:
     return far.mean() <= 0.02
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", quick(RECORDED))
 def test_a_clip_is_small_whole_and_of_the_engine_as_it_is(name):
     clip = load(name)
     assert clips.path_of(name).stat().st_size < 60_000
@@ -160,7 +161,7 @@ def test_a_clip_is_small_whole_and_of_the_engine_as_it_is(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", quick(RECORDED))
 def test_two_moments_recorded_again_are_the_same(name):
     clip = load(name)
     early, late = 2, max(k for k, step in enumerate(clip["steps"]) if step <= 120)
@@ -188,7 +189,7 @@ def test_two_moments_recorded_again_are_the_same(name):
     assert not agree(kept, other)
 
 
-@pytest.mark.parametrize("name", [n for n in RECORDED if load(n)["fields"]])
+@pytest.mark.parametrize("name", quick(n for n in RECORDED if load(n)["fields"]))
 def test_the_last_field_of_a_clip_holds_all_the_probability(name):
     clip = load(name)
     x0, x1, y0, y1 = clip["box"]

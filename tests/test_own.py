@@ -109,7 +109,9 @@ def test_fields_are_kept_for_each_dataset_by_its_content():
 def test_what_shows_an_estimated_density_says_so():
     from engines import ENGINES
 
-    for engine in ENGINES:
+    takes = [name for name, e in ENGINES.items() if e.accepts(PointsDataset(moons())) is None]
+    assert len(takes) >= 8
+    for engine in takes:
         run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)
         panels = {p.id: p for p in run.frame().panels}
         shown = ["truth", *(["error", "distance"] if "error" in panels else []),
