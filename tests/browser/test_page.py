@@ -20,6 +20,7 @@ PIXELS = """() => {
   let hash = 0, ink = 0;
   for (const c of document.querySelectorAll('.gp-view canvas')) {
     if (!c.width || !c.height || !c.offsetParent) continue;
+    if (c.closest('.js-plotly-plot')) continue;  // a landscape's, drawn by WebGL
     const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
     for (let i = 0; i < d.length; i += 41) { hash = (hash * 31 + d[i]) | 0; ink += d[i] > 0; }
   }
