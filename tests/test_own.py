@@ -11,11 +11,12 @@ import torch
 from scipy import stats
 from sklearn.neighbors import KernelDensity
 
-from engines import DATASETS, BadInput, Experiment
+from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.data.base import PointsDataset
 from engines.data.kernels import MOST
 from engines.data.own import pixels
 from engines.pictures import cell_average, density_field
+from tests.each import EACH
 
 RNG = np.random.default_rng
 
@@ -106,22 +107,25 @@ def test_fields_are_kept_for_each_dataset_by_its_content():
     assert not np.array_equal(density_field(a), density_field(b))
 
 
-def test_what_shows_an_estimated_density_says_so():
-    from engines import ENGINES
+@pytest.mark.parametrize("engine", EACH)
+def test_what_shows_an_estimated_density_says_so(engine):
+    if ENGINES[engine].accepts(PointsDataset(moons())):
+        pytest.skip("it takes no points of one's own")
+    run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)
+    panels = {p.id: p for p in run.frame().panels}
+    shown = ["truth", *(["error", "distance"] if "error" in panels else []),
+             *(["optimal"] if "optimal" in panels else [])]  # fmt: skip
+    for name in shown:
+        panel = panels[name]
+        assert panel.estimate and "kernel estimate" in panel.title + panel.subtitle, name
+    exact = {p.id: p for p in Experiment("moons", engine).start("cpu").frame().panels}
+    truth = exact["truth"]
+    assert not truth.estimate and "estimate" not in truth.title + truth.subtitle
 
-    takes = [name for name, e in ENGINES.items() if e.accepts(PointsDataset(moons())) is None]
-    assert len(takes) >= 8
-    for engine in takes:
-        run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)
-        panels = {p.id: p for p in run.frame().panels}
-        shown = ["truth", *(["error", "distance"] if "error" in panels else []),
-                 *(["optimal"] if "optimal" in panels else [])]  # fmt: skip
-        for name in shown:
-            panel = panels[name]
-            assert panel.estimate and "kernel estimate" in panel.title + panel.subtitle, name
-        exact = {p.id: p for p in Experiment("moons", engine).start("cpu").frame().panels}
-        truth = exact["truth"]
-        assert not truth.estimate and "estimate" not in truth.title + truth.subtitle
+
+def test_most_engines_take_points_of_ones_own():
+    mine = PointsDataset(moons())
+    assert sum(engine.accepts(mine) is None for engine in ENGINES.values()) >= 8
 
 
 def test_points_that_float32_makes_one_are_refused():
