@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from engines import metrics
+from engines import DATASETS, metrics
 from engines.base import Engine
 from engines.data.base import Dataset, PointsDataset, Pool
 from engines.data.mixtures import Ring8
 from engines.marks import Metric
-from engines.probes import Reference, probes, reference
+from engines.probes import _REFERENCES, KEPT, Reference, probes, reference
 
 RNG = np.random.default_rng
 
@@ -291,3 +291,15 @@ def test_training_rows_are_the_same_every_time():
     assert np.array_equal(a.fresh(1), b.fresh(1))
     assert not np.array_equal(a.fresh(1), a.fresh(2))
     assert reference(pool) is reference(pool)
+
+
+def test_the_same_rows_share_what_was_worked_out_and_other_rows_do_not():
+    first, again, other = (DATASETS["moons"]().pool(seed) for seed in (0, 0, 1))
+    assert reference(first) is reference(again) is not reference(other)
+    again = DATASETS["moons"]().pool(0)
+    again.test = again.test.clone()
+    again.test[-1, -1] += 1e-3  # the wrong twin: one number of them all
+    assert reference(again) is not reference(first)
+    for seed in range(2, 2 + KEPT):  # no more are kept than that
+        reference(DATASETS["moons"]().pool(seed))
+    assert len(_REFERENCES) == KEPT
