@@ -104,7 +104,7 @@ class Autoregressive(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "An autoregressive model here needs numbers, not symbols."
+            return "This one draws the numbers of a row; for sequences take Compounding error, on the same tab."
         if dataset.dim > 256:
             return f"An autoregressive model here takes rows of at most 256 numbers, not {dataset.dim}."
         return None

@@ -131,7 +131,7 @@ class VAE(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A VAE here needs numbers, not symbols."
+            return "The VAE here takes points and pictures, not sequences of steps or tokens."
         return None
 
     # ------------------------------------------------------------ training
