@@ -157,12 +157,13 @@ class Pool:
         return self.rows(index, rng)
 
 
-def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1.
+# the most that is added to an integer below 32: float32 would round 16 + 1 − 2⁻²⁴ up to 17
+MOST_NOISE = 1 - 2.0**-19
 
-    u stops 2⁻¹⁹ short of 1: float32 would round 16 + u up to 17 otherwise.
-    """
-    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
+
+def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1."""
+    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(MOST_NOISE)
 
 
 def gaussian_rows(
