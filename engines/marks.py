@@ -31,6 +31,7 @@ Role = Literal[
     "truth",
     "plain",
 ]
+MetricKind = Literal["exact", "upper bound", "lower bound", "estimate"]
 Box = tuple[float, float, float, float]  # x0, x1, y0, y1
 
 
@@ -280,15 +281,17 @@ class Panel:
 class Metric:
     """A number that says what it is.
 
-    kind: exact | bound | estimate; `se` its standard error; `floor` what two fresh true
-    samples would give (or the ideal value). `rival` is the same number for a kernel estimate
+    kind: "exact"; "estimate", on either side of the truth; "upper bound", when the truth is this
+    or less, and "lower bound", when it is this or more. A bound that is a mean over rows or draws
+    holds but for its noise. `se` is the standard error, `floor` what two fresh true samples would
+    give (or the ideal value). `rival` is the same number for a kernel estimate
     of the data (see engines/rival.py), and NaN or None where there is none.
     """
 
     name: str
     value: float
     unit: str = ""
-    kind: Literal["exact", "bound", "estimate"] = "estimate"
+    kind: MetricKind = "estimate"
     se: float | None = None
     floor: float | None = None
     step: int = 0

@@ -269,6 +269,29 @@ def test_image_metrics():
     assert copied["energy"].value < 4 * copied["energy"].floor  # blind to copies
 
 
+def test_where_log_prob_is_a_bound_its_numbers_say_on_which_side():
+    """Less than log q: −log q and KL(p‖q) come out too large, KL(q‖p) too small."""
+
+    class Below(Oracle):
+        density = "bound"
+
+        def log_prob(self, x):
+            return super().log_prob(x) - 0.3
+
+    ring = measured(started(Below(Ring8()), Ring8().pool(0)))
+    assert (ring["kl_pq"].kind, ring["kl_qp"].kind) == ("upper bound", "lower bound")
+    assert ring["kl_pq"].value == pytest.approx(0.3) and ring["kl_qp"].value == pytest.approx(-0.3)
+    assert ring["sliced_w2"].kind == "estimate"
+
+    class BelowUniform(Uniform):
+        density = "bound"
+
+    pictures = measured(started(BelowUniform(Pictures()), Pictures().pool(0)))
+    for name in ("bits_val", "bits_test", "bits_train", "bits_best"):
+        assert pictures[name].kind == "upper bound"
+    assert pictures["nn_ratio"].kind == "estimate"
+
+
 def test_the_best_validation_is_kept_with_its_test():
     class Overfits(Uniform):
         def log_prob(self, x):

@@ -13,7 +13,9 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from engines import Experiment
 from engines.pictures import centres
+from engines.probes import probes
 from engines.vae import (
+    VAE,
     Gaussian,
     Levels,
     Posterior,
@@ -220,6 +222,45 @@ def test_the_engine_with_linear_networks_is_probabilistic_pca():
     assert torch.allclose(y.T.cov(), exact.covariance_matrix, rtol=0.1, atol=0.1)
 
 
+def holds(kind: str, value: float, truth: float) -> bool:
+    return {"upper bound": truth < value, "lower bound": truth > value}[kind]
+
+
+def test_every_bound_says_on_which_side_the_truth_lies(monkeypatch):
+    """Against probabilistic PCA, with a guess that is off and so few draws that it shows."""
+    monkeypatch.setattr(VAE, "live_draws", 2)
+    engine, exact = linear_engine()
+    dataset, x = engine.pool.dataset, engine.pool.test[: engine.probe_rows]
+    pca, told = PPCA(2, 2), engine.net.encoder[-1].bias
+    with torch.no_grad():
+        told[:2] += 0.3
+        told[2:4] += math.log(1.3)
+    with engine.still(stream=1), torch.no_grad():
+        found = {m.name: m for m in engine.metrics()}
+        for probe in probes(engine):
+            if probe.name in ("kl_pq", "kl_qp"):
+                found.update({m.name: m for m in probe.compute()})
+    y = engine._drawn[0][: engine.probe_rows]  # what KL(q‖p) was measured on
+    rows = engine.pool.test[:100]
+    log_q = exact.log_prob(rows.double()).mean()
+    truth = {
+        "kl_pq": (dataset.log_prob(x) - exact.log_prob(x.double())).mean(),
+        "kl_qp": (exact.log_prob(y.double()) - dataset.log_prob(y)).mean(),
+        "elbo": log_q,
+        "log_p": log_q,
+        "gap": kl_divergence(
+            reference(pca.posterior(wider=1.3, off=0.3)), reference(pca.posterior())
+        ).mean(),
+    }
+    bounds = {name: m for name, m in found.items() if m.kind.endswith("bound")}
+    assert bounds.keys() == truth.keys(), "none without its truth"
+    flipped = {"upper bound": "lower bound", "lower bound": "upper bound"}
+    for name, metric in bounds.items():
+        assert holds(metric.kind, metric.value, float(truth[name])), name
+        assert not holds(flipped[metric.kind], metric.value, float(truth[name])), name
+    assert found["kl_pq"].kind == "upper bound" and found["kl_qp"].kind == "lower bound"
+
+
 def test_a_bound_integrates_to_less_than_one():
     engine = start("moons").train(steps=60).engine
     n, box = 40, (-5.0, 5.0, -5.0, 5.0)
@@ -348,7 +389,7 @@ def test_the_bound_on_images_is_of_whole_levels(digits):
     y = digits.sample(50)
     assert y.min() >= 0 and y.max() < 17 and len(torch.unique(y)) > 1000
     bits = {m.name: m for m in digits.measure() if m.name.startswith("bits")}
-    assert bits["bits_val"].kind == "bound" and 1 < bits["bits_val"].value < 4
+    assert bits["bits_val"].kind == "upper bound" and 1 < bits["bits_val"].value < 4
 
 
 def test_images_show_the_weights_that_did_best(digits):

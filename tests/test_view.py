@@ -10,6 +10,7 @@ import re
 import struct
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from engines.marks import (
     Mark,
     Mesh,
     Metric,
+    MetricKind,
     Panel,
     Paths,
     Points,
@@ -364,9 +366,19 @@ def test_blocks_are_aligned_for_typed_arrays() -> None:
 
 
 def test_every_field_of_a_metric_arrives() -> None:
-    metric = Metric("kl", 0.5, "nats", "bound", 0.01, 0.02, 30, "KL", "help", 8, "note", 1)
+    metric = Metric("kl", 0.5, "nats", "lower bound", 0.01, 0.02, 30, "KL", "help", 8, "note", 1)
     (got,) = unpack(pack(frame_of(metrics=[metric])))["metrics"]
     assert got == dataclasses.asdict(metric)
+
+
+def test_the_page_has_a_sign_for_every_kind_of_metric() -> None:
+    """Of an upper bound the truth is this or less, of a lower bound this or more."""
+    signs = {"exact": None, "estimate": "≈", "upper bound": "≤", "lower bound": "≥"}
+    assert set(signs) == set(get_args(MetricKind))
+    script = (ASSETS / "live/metrics.js").read_text(encoding="utf-8")
+    written = re.search(r"const SIGNS = \{(.*?)\}", script)[1]
+    found = re.findall(r'"?([\w ]+?)"?: "(.) "', written)
+    assert {name.strip(): sign for name, sign in found} == {k: s for k, s in signs.items() if s}
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

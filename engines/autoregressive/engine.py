@@ -13,7 +13,7 @@ from engines.autoregressive import pictures
 from engines.autoregressive.conditionals import FAR, Binned, Categorical, Mixture
 from engines.autoregressive.made import Made
 from engines.base import Engine
-from engines.data.base import Dataset, Pool
+from engines.data.base import MOST_NOISE, Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -104,7 +104,7 @@ class Autoregressive(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "An autoregressive model here needs numbers, not symbols."
+            return "This one draws the numbers of a row; for sequences take Compounding error, on the same tab."
         if dataset.dim > 256:
             return f"An autoregressive model here takes rows of at most 256 numbers, not {dataset.dim}."
         return None
@@ -270,7 +270,7 @@ class Autoregressive(Engine):
             middle = x + 0.5 if self.images else x
             z[:, i], out[:, i] = (middle - mean[i]) / std[i], x
         if self.images:
-            out = out + noise.clamp_max(1 - 2.0**-19)  # float32 would round 16 + 1 − 2⁻²⁴ up
+            out = out + noise.clamp_max(MOST_NOISE)
         return self.ordered(out).contiguous()
 
     def _next(self, z: Tensor, i: int, u: Tensor, v: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Dataset(Knobbed):
     # measured with an estimate says so, and fresh draws of it are never the truth.
     trust: ClassVar[Literal["exact", "estimate"]] = "exact"
     extent: Box = (-4.0, 4.0, -4.0, 4.0)
+    sizes: ClassVar[tuple[int, int, int]] = (100_000, 2_000, 10_000)  # train, val, test
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -108,12 +109,12 @@ class Dataset(Knobbed):
     def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
         """Draw a run's training, validation and test rows; the same for the same seed."""
 
-        def rows(n: int, split: Split, stream: int) -> Tensor:
+        parts = []
+        for stream, (n, split) in enumerate(zip(self.sizes, get_args(Split), strict=True)):
             # 4 streams a seed: the engine's own generators use other multiples
             rng = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream)
-            return self.sample(n, rng, split).to(device)
-
-        return Pool(self, rows(100_000, "train", 0), rows(2_000, "val", 1), rows(10_000, "test", 2))
+            parts.append(self.sample(n, rng, split).to(device))
+        return Pool(self, *parts)
 
 
 class Pool:
@@ -157,12 +158,13 @@ class Pool:
         return self.rows(index, rng)
 
 
-def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1.
+# the most that is added to an integer below 32: float32 would round 16 + 1 − 2⁻²⁴ up to 17
+MOST_NOISE = 1 - 2.0**-19
 
-    u stops 2⁻¹⁹ short of 1: float32 would round 16 + u up to 17 otherwise.
-    """
-    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
+
+def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1."""
+    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(MOST_NOISE)
 
 
 def gaussian_rows(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
-from engines.data.base import Dataset, Pool
+from engines.data.base import Dataset, Pool, dequantised
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 from engines.vae import numbers, pictures
@@ -131,7 +131,7 @@ class VAE(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A VAE here needs numbers, not symbols."
+            return "The VAE here takes points and pictures, not sequences of steps or tokens."
         return None
 
     # ------------------------------------------------------------ training
@@ -368,7 +368,7 @@ class VAE(Engine):
         x = self.shown.head.sample(self.shown.decode(z), rng)
         if not self._integers:
             return self.unstandardise(x)
-        return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
+        return dequantised(x, rng)
 
     # ------------------------------------------------------------ looking
 
