@@ -4,7 +4,7 @@
 
   const {
     brief, calm, chartLayout, chartTraces, make, Panel, planeLayout, Plotly, rungs, setText,
-    shown, sizeOf,
+    shown, sizeOf, sparse,
   } = PlaygroundLive;
 
   Object.assign(Panel.prototype, {
@@ -37,6 +37,7 @@
       rungs(layout, traces);
       this.showLegend(this.legendOfLines(), theme);
       layout.margin.t = this.legendRoom();
+      sparse(layout, traces);
       this.draw(traces, layout, theme);
     },
 

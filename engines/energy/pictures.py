@@ -213,7 +213,8 @@ def images(engine: EnergyBased) -> list[Panel]:
         Panel("chains", f"Chains, {n} moves", walk, where, None, "large", hz=2,
               help="Each row is one Langevin chain on the energy of now, from left to right; those "
                    "from noise always begin at the same noise. Where the lower rows are digits and "
-                   "the upper ones are not, training has never sent a chain that way."),
+                   "the upper ones are not, training has never sent a chain that way: longer chains, some "
+                   "of them begun anew, find it."),
         Panel("sorted", "Sorted by energy", sorted_by, "E/T over the lowest, above each", None,
               "large", hz=2, help="Held-out images from the most to the least expected."),
     ]  # fmt: skip
