@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
+from engines.gan.course import Course
 from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope, value
 from engines.gan.unroll import look_ahead
 from engines.knobs import action, knob
@@ -135,14 +137,17 @@ class GAN(Engine):
         self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
         self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
         self.g_updates = 0
-        self._blurred: dict[Any, Tensor] = {}
+        self._courses = defaultdict(Course)
+        self.refresh()
 
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
         self.g_updates = 0  # the average forgets the generator of the old data
+        self._courses.clear()
 
     def refresh(self) -> None:
-        self._blurred = {}
+        self._blurred: dict[Any, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
