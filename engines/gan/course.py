@@ -130,16 +130,16 @@ def divergence(gan: GAN, x: Tensor) -> float:
     """JSD(p, q) in nats from samples x (N, 2), both densities seen through one kernel on a grid."""
     dataset = gan.pool.dataset
     box, h = dataset.extent, WIDTH * float(gan.pool.std.square().mean().sqrt())
-    if "p" not in gan._kept:
+    if "p" not in gan._smooth:
         exact = exact_field(dataset)
         if exact is None:
             p = kde(gan.pool.train[:10_000], box, GRID, h)
         else:
             p = through_kernel(torch.from_numpy(exact), box, GRID, h)
-        gan._kept["p"] = p.to(gan.device)
+        gan._smooth["p"] = p.to(gan.device)
     area = (box[1] - box[0]) * (box[3] - box[2]) / GRID**2
     finite = x[x.isfinite().all(1)]
-    return jensen_shannon(gan._kept["p"] * area, kde(finite, box, GRID, h) * area)
+    return jensen_shannon(gan._smooth["p"] * area, kde(finite, box, GRID, h) * area)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> float:
@@ -148,7 +148,8 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
     What is missing to 1 in either lies outside the grid; it counts as one more cell, so that
     merging can only make the divergence smaller.
     """
-    p, q = (torch.cat([a.flatten(), (1 - a.sum()).clamp_min(0)[None]]).double() for a in (p, q))
+    p, q = (a.flatten().double().clamp_min(0) for a in (p, q))
+    p, q = (torch.cat([a, (1 - a.sum()).clamp_min(0)[None]]) for a in (p, q))
     m = (p + q) / 2
     part = lambda a: (torch.special.xlogy(a, a) - torch.special.xlogy(a, m)).sum()  # noqa: E731
     return float((part(p) + part(q)) / 2)

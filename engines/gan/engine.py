@@ -147,7 +147,7 @@ class GAN(Engine):
 
     def refresh(self) -> None:
         self._blurred: dict[Any, Tensor] = {}
-        self._kept: dict[str, Tensor] = {}
+        self._smooth: dict[str, Tensor] = {}
 
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
