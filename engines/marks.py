@@ -46,7 +46,8 @@ class Heat(Mark):
     """A field on a grid. `values[row, column]`: **cell averages**, row 0 at the bottom.
 
     scale 'sequential' runs from lo to hi (colour grows with value**gamma), 'diverging' is
-    centred on zero and runs from -hi to hi. NaN is drawn as nothing.
+    centred on zero and runs from -hi to hi. NaN is drawn as nothing. With `crisp` cells keep
+    their edges, however many there are: rows that are things of their own.
     """
 
     values: np.ndarray
@@ -58,6 +59,7 @@ class Heat(Mark):
     gamma: float = 0.5
     label: str = "density"
     unit: str = ""
+    crisp: bool = False
     static: bool = False
 
 

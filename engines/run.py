@@ -260,8 +260,12 @@ class Run:
             if fresh or now - lane.probed_at.get("", -np.inf) > pause:
                 lane.probed_at[""], begin = now, time.perf_counter()
                 with lane.engine.still(stream=1):
-                    for metric in lane.engine.metrics():
-                        self._note(lane, metric)
+                    found = lane.engine.metrics()
+                for name in lane.own - {metric.name for metric in found}:
+                    lane.metrics.pop(name, None)  # what a knob has taken away says nothing now
+                lane.own = {metric.name for metric in found}
+                for metric in found:
+                    self._note(lane, metric)
                 lane.own_cost = time.perf_counter() - begin
                 self._spend(self._probe_budget, begin, fresh)
             for probe in lane.probes:

@@ -24,6 +24,7 @@ from engines.pictures import centres
 from engines.probes import reference
 
 LOGITS = torch.linspace(-6, 6, 25, dtype=torch.float64)
+FIRST = ("non-saturating", "minimax")  # the others have a file of their own
 
 
 def started(dataset: str = "ring8soft", seed: int = 0, **knobs) -> GAN:
@@ -89,7 +90,7 @@ def test_the_generators_slopes():
 def test_the_discriminators_slopes():
     d = 1 / (1 + torch.exp(-LOGITS))
     none = torch.zeros(1, dtype=torch.float64)
-    for loss in LOSSES.values():
+    for loss in (LOSSES[name] for name in FIRST):
         assert agrees(slope(lambda real, loss=loss: loss.discriminator(real, none)), -(1 - d))
         assert agrees(slope(lambda fake, loss=loss: loss.discriminator(none, fake)), d)
         assert not agrees(slope(lambda fake, loss=loss: loss.discriminator(fake, none)), d)
@@ -101,7 +102,7 @@ def test_the_value_is_the_papers_and_never_overflows():
     wanted = torch.log(d(real)).mean() + torch.log(1 - d(fake)).mean()
     assert agrees(value(real, fake), wanted)
     assert not agrees(value(fake, real), wanted)
-    for loss in LOSSES.values():
+    for loss in (LOSSES[name] for name in FIRST):
         far = torch.tensor([-1e4, 1e4], requires_grad=True)
         total = loss.discriminator(far, far) + loss.generator(far)
         assert torch.isfinite(total)
@@ -255,7 +256,7 @@ def test_the_generator_goes_uphill_on_a_discriminator_that_stands_still(monkeypa
     def rise(loss: str) -> float:
         engine = on_normals(loss=loss, averaging=1)
         engine.discriminator = linear(1.0, -0.5)
-        score = lambda: float(engine.probability(engine.sample(2000)).mean())  # noqa: E731
+        score = lambda: float(engine.judge(engine.sample(2000)).sigmoid().mean())  # noqa: E731
         with engine.still():
             before = score()
         for _ in range(20):
@@ -329,11 +330,11 @@ def push_fits(engine: GAN, loss: str, sign: float = 1.0, scale: bool = True) -> 
     return bool(torch.allclose(engine.push(x), wanted, rtol=1e-4, atol=1e-6))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", FIRST)
 def test_push_is_minus_the_slope_of_each_samples_loss(loss):
     engine = started("moons", loss=loss)
     engine.discriminator = linear(0.8, -0.3, 0.4)
-    other = next(name for name in LOSSES if name != loss)
+    other = next(name for name in FIRST if name != loss)
     with torch.no_grad():  # as while a frame is drawn
         assert push_fits(engine, loss)
         assert not push_fits(engine, loss, sign=-1.0)  # wrong twin: towards "sample"
