@@ -46,6 +46,11 @@ def svg(dataset: Dataset) -> str:
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
             f'<path d="{lines}" fill="none" stroke="#000" stroke-width="2"/></svg>'
         )
+    if dataset.kind == "point":
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
+            '<path d="M8 50H92" stroke="#000" stroke-width="2"/><circle cx="50" cy="50" r="9"/></svg>'
+        )
     points = dataset.sample(POINTS, rng)
     x = 100 * (points[:, 0] - x0) / (x1 - x0)
     y = 100 * (y1 - points[:, 1]) / (y1 - y0)

@@ -8,6 +8,7 @@ the address, the checkpoint and the contract tests come by themselves.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +58,8 @@ class Engine(Knobbed):
     # its place on the map of families; None is read off `density`
     density_kind: ClassVar[DensityKind | None] = None
     principle: ClassVar[Principle | None] = None
+    # the one kind of data (`Dataset.kind`) that it is made for, where others could not take it
+    made_for: ClassVar[str] = ""
     # the dataset that it opens on where it does not take the one at hand
     opens_on: ClassVar[str] = "ring8soft"
     # the recorded clip on the home page: steps until the picture has settled, changed knobs
@@ -80,6 +83,8 @@ class Engine(Knobbed):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "accepts" in vars(cls):
+            _spare_the_alone(cls)
         if "name" in vars(cls) and cls.name:
             ENGINES[cls.name] = cls
 
@@ -98,7 +103,11 @@ class Engine(Knobbed):
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
-        """None, or the reason why this model cannot be trained on the dataset."""
+        """None, or the reason why this model cannot be trained on the dataset.
+
+        Data that are for some engines alone (`Dataset.alone`) need not be thought of here: they
+        are refused by every engine that is not `made_for` them.
+        """
         return None
 
     @classmethod
@@ -288,6 +297,22 @@ class Engine(Knobbed):
             if key in ("_mean", "_std")
             or not (key.startswith("_") or key in self.knobs or key in ("pool", "device"))
         ]
+
+
+def _spare_the_alone(cls: type[Engine]) -> None:
+    """Let `cls.accepts` refuse data that are for other engines alone, before its own reasons."""
+    own = vars(cls)["accepts"].__func__
+
+    @functools.wraps(own)
+    def accepts(kind: type[Engine], dataset: Dataset) -> str | None:
+        if dataset.alone and kind.made_for != dataset.kind:
+            return dataset.alone
+        return own(kind, dataset)
+
+    cls.accepts = classmethod(accepts)
+
+
+_spare_the_alone(Engine)
 
 
 def families() -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Datasets. Importing the package registers all of them in DATASETS."""
 
-from engines.data import images, line, mixtures, own, pinwheel, plane, vectors, walks
+from engines.data import images, line, mixtures, own, pinwheel, plane, point, vectors, walks
 from engines.data.base import DATASETS, Dataset, Modes, PointsDataset, Pool
 from engines.data.own import snap
 
@@ -20,6 +20,7 @@ __all__ = [
     "own",
     "pinwheel",
     "plane",
+    "point",
     "snap",
     "vectors",
     "walks",

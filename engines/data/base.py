@@ -42,9 +42,11 @@ class Dataset(Knobbed):
     about: ClassVar[str] = ""  # one sentence, the thumbnail's tooltip
     source: ClassVar[str] = ""  # where the parameterisation comes from
     place: ClassVar[float] = 100.0  # order on the page
-    kind: ClassVar[Literal["plane", "images", "line", "sequence", "vectors"]] = "plane"
+    kind: ClassVar[Literal["plane", "images", "line", "sequence", "vectors", "point"]] = "plane"
     shape: ClassVar[tuple[int, ...]] = (2,)
     classes: ClassVar[int] = 0
+    # why only engines that are `made_for` this kind take it; "" where any other may
+    alone: ClassVar[str] = ""
     # what log_prob is: the true density, or an estimate from points. Whatever is drawn or
     # measured with an estimate says so, and fresh draws of it are never the truth.
     trust: ClassVar[Literal["exact", "estimate"]] = "exact"
