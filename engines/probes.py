@@ -299,8 +299,8 @@ def probes(engine: Engine) -> list[Probe]:
     """The measurements that make sense for this model on this data."""
     kind = engine.pool.dataset.kind
     if kind in ("plane", "line", "vectors", "sequence"):
-        return _space_probes(engine)
-    return _image_probes(engine) if kind == "images" else []
+        return [*_space_probes(engine), *engine.probes()]
+    return [*(_image_probes(engine) if kind == "images" else []), *engine.probes()]
 
 
 def _space_probes(engine: Engine) -> list[Probe]:

@@ -52,6 +52,7 @@ class Dataset(Knobbed):
     trust: ClassVar[Literal["exact", "estimate"]] = "exact"
     extent: Box = (-4.0, 4.0, -4.0, 4.0)
     sizes: ClassVar[tuple[int, int, int]] = (100_000, 2_000, 10_000)  # train, val, test
+    parts: ClassVar[str] = "nearest mode"  # what `classify` goes by
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -104,6 +105,16 @@ class Dataset(Knobbed):
     def modes(self) -> Modes | None:
         return None
 
+    def classify(self, x: Tensor) -> Tensor | None:
+        """Which part of the data each place belongs to, (N, dim) → (N,) int64 from 0 on.
+
+        None where there are no parts.
+        """
+        modes = self.modes
+        if modes is None or not 1 < len(modes.weights) <= 25:
+            return None
+        return torch.cdist(x.double(), modes.centres.to(x.device, torch.float64)).argmin(1)
+
     def noised(self, a: float, sigma: float) -> Any:
         """Exact density and score of a·x + σε, ε ~ N(0, I): has `log_prob` and `score`."""
         raise NotImplementedError(f"{self.name} has no exact noised density.")
@@ -124,7 +135,7 @@ class Pool:
 
     Attributes:
         train, val, test: (N, dim) float32. test is what metrics are computed on.
-        labels: (N,) int64 classes of the training rows, or None.
+        labels, test_labels: (N,) int64 classes of the training and of the test rows, or None.
         mean, std: (dim,) of the training rows: engines may standardise with them, and
             count the Jacobian, since samples and log-densities are in data units.
     """
@@ -138,8 +149,9 @@ class Pool:
         labels: Tensor | None = None,
         dequantise: bool = False,
         std: Tensor | None = None,
+        test_labels: Tensor | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self.test_labels = dataset, test_labels
         self.train, self.val, self.test, self.labels = train, val, test, labels
         self.dequantise = dequantise
         self.mean = train.mean(0) + (0.5 if dequantise else 0.0)
