@@ -23,6 +23,7 @@ from engines.vae import (
     importance_bound,
     log_prior,
     log_weights,
+    numbers,
     parts,
     proposed,
 )
@@ -342,6 +343,26 @@ def test_free_bits():
     assert float(each.clamp_min(3.0).mean(0).sum()) != pytest.approx(float(freed(each, 3.0)))
 
 
+def test_the_warm_up_is_of_the_run_and_not_of_the_data():
+    run = start(beta=2.0, warm_up=8)
+    engine, seen = run.engine, []
+    for _ in range(10):
+        seen.append(engine.beta_now)
+        run.train(steps=1)
+    assert seen == pytest.approx([0.25 * k for k in range(1, 9)] + [2.0, 2.0])
+    engine.feed(engine.pool)
+    assert engine.age == 0 and engine.beta_now == 2.0, "its code speaks already"
+    # the loss is weighed by it: twice the KL of the ELBO's own
+    engine.step_count = engine.fed_at = 3
+    x = engine.prepare(engine.pool.test[:50])
+    state = engine.rng.get_state()
+    loss, told = engine.loss(*x)
+    engine.rng.set_state(state)
+    engine.beta = 0.0
+    free, _ = engine.loss(*x)
+    assert float((loss - free).detach()) == pytest.approx(1.0 * float(told["KL"]), rel=1e-4)
+
+
 def test_a_fixed_noise_stays_and_follows_its_knob():
     run = start(noise="fixed", sigma=0.2).train(steps=5)
     sigma = lambda: float(run.engine.shown.head.log_sigma.exp())  # noqa: E731
@@ -373,6 +394,22 @@ def test_a_plain_autoencoder_has_no_density_and_says_so():
     assert float((engine.decode(engine.encode(x).mean) - x).abs().mean()) < 0.2
 
 
+def test_where_the_data_end_is_worked_out_once(monkeypatch):
+    engine = start().engine
+    dataset, asked = engine.pool.dataset, []
+    exact = dataset.log_prob
+    edge = exact(engine.pool.test).quantile(0.001)
+    monkeypatch.setattr(dataset, "log_prob", lambda x: asked.append(len(x)) or exact(x))
+    with engine.still():
+        found = [numbers.astray(engine) for _ in range(2)]
+    with engine.still():
+        x = engine.decode(engine.randn(2000, 2))
+        second = engine.decode(engine.randn(2000, 2))
+    truth = [float((exact(rows) < edge).float().mean()) for rows in (x, second)]
+    assert found == truth
+    assert asked.count(len(engine.pool.test)) <= 1, "not with every measurement"
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -394,7 +431,9 @@ def test_the_bound_on_images_is_of_whole_levels(digits):
 
 def test_images_show_the_weights_that_did_best(digits):
     engine = digits.engine
-    assert engine.shown is engine.kept.module and 0 < float(engine.kept.step) <= 101
+    assert engine.shown is engine.kept.module
+    # offered after steps 1, 51 and 101
+    assert float(engine.kept.step) in (1, 51, 101)
     track = digits.lanes[0].tracks["validation"].values
     assert min(track) == pytest.approx(float(engine.kept.loss))
     before = engine.bound(engine.pool.val, 8).mean()

@@ -24,6 +24,7 @@ from engines.marks import (
 )
 from engines.metrics import kl
 from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over
+from engines.probes import reference
 
 if TYPE_CHECKING:
     from engines.autoregressive.engine import Autoregressive
@@ -195,7 +196,7 @@ def metrics(engine: Autoregressive) -> list[Metric]:
     p, some = p / p.sum(), p > 0
     begin = float((p[some] * np.log(p[some] / q[some].clip(1e-12))).sum())
     x = engine.pool.test[:HELD]
-    rest = kl(dataset.log_prob(x), engine.log_prob(x))
+    rest = kl(reference(engine.pool).log_p[:HELD], engine.log_prob(x))
     return [
         Metric("kl_first", begin, "nats", "estimate", floor=0.0, label=f"KL of {one} alone",
                help=f"How far the density of the coordinate that is drawn first is from the truth, "

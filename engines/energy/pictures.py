@@ -67,7 +67,6 @@ def phases(engine: EnergyBased, at: Tensor, data: Tensor, chains: Tensor) -> tup
         with torch.enable_grad():
             given = dict(zip(names, weights, strict=True))
             out = sign * torch.func.functional_call(net, given, (z,)).mean()
-            # the constant of E has a slope of its own, and no place in a force
             return list(torch.autograd.grad(out, weights))
 
     slopes = [slope(data, 1.0), slope(chains, -1.0)]

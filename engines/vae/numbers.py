@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engines.marks import Metric, MetricKind
+from engines.probes import reference
 from engines.vae.bounds import WIDER
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def astray(engine: VAE, n: int = 2000) -> float:
     Of decoded means, without the decoder's own noise: it is about places, not about blur.
     """
     pool = engine.pool
-    edge = pool.dataset.log_prob(pool.test).quantile(ASTRAY)
+    edge = reference(pool).log_p.quantile(ASTRAY)
     x = engine.decode(engine.randn(n, engine.shown.latents))
     return float((pool.dataset.log_prob(x) < edge).float().mean())
 
