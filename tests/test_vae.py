@@ -25,6 +25,7 @@ from engines.vae import (
     log_weights,
     numbers,
     parts,
+    pictures,
     proposed,
 )
 
@@ -451,7 +452,37 @@ def test_another_pair_is_another_pair(digits):
         return next(p for p in digits.frame().panels if p.id == "between").marks[0].pixels
 
     first = strip()
-    assert first.shape == (50, 8, 8) and first.min() >= 0 and first.max() <= 1
+    assert first.shape == (100, 8, 8) and first.min() >= 0 and first.max() <= 1
     digits.act("another_pair")
     assert (strip() != first).any()
     assert (strip() == strip()).all()
+
+
+def test_the_plane_that_is_shown_is_the_one_that_decoding_moves_in(digits):
+    """A linear decoder x = A z moves the data's two principal axes U along the rows of UᵀA."""
+    engine = digits.lanes[0].engine
+    n = engine.shown.latents
+    a = noise(engine.dim, n).float()
+    engine.decode = lambda z: engine.unstandardise(z @ a.T)
+    try:
+        found = pictures.directions(engine)
+        rows = engine.standardise(engine.pool.test).double()
+        vectors = torch.linalg.eigh(rows.T.cov()).eigenvectors
+        exact = (a.T.double() @ vectors[:, -2:]).float()
+
+        def right(plane: torch.Tensor) -> bool:
+            left = exact - plane @ (plane.T @ exact)
+            return bool(left.norm() < 1e-3 * exact.norm())
+
+        assert right(found)
+        assert not right(torch.eye(n)[:, :2])  # the latents by themselves
+        # so the prior stays N(0, I) there, also where nothing is decoded at all
+        assert torch.allclose(found.T @ found, torch.eye(2), atol=1e-5)
+        z, at = pictures.grid(engine, 5)
+        assert torch.allclose(z @ found, at, atol=1e-5)
+        assert at[1, 0] > at[0, 0] and at[1, 1] == at[0, 1], "the first direction runs across"
+        engine.decode = lambda z: engine.unstandardise(0 * z @ a.T)
+        silent = pictures.directions(engine)
+        assert torch.allclose(silent.T @ silent, torch.eye(2), atol=1e-5)
+    finally:
+        del engine.decode

@@ -51,7 +51,7 @@ def directions(engine: VAE) -> Tensor:
     rng = torch.Generator(engine.device).manual_seed(5_000_011)
     z = torch.randn(PROBES, latents, generator=rng, device=engine.device)
     moved = engine.standardise(engine.decode(z)) @ axes(engine)
-    slope = torch.linalg.lstsq(z, moved - moved.mean(0)).solution
+    slope = torch.linalg.lstsq(z - z.mean(0), moved - moved.mean(0)).solution
     # on a line there is one axis: any second direction will do
     slope = torch.cat([slope, torch.eye(latents, 2, device=engine.device)], 1)[:, :2]
     q, r = torch.linalg.qr(slope)
@@ -254,7 +254,7 @@ def images(engine: VAE) -> list[Panel]:
               f"quantiles; {named(engine)}", None, "large", hz=4,
               help="What the decoder makes of evenly spread quantiles of the prior, in the plane "
                    "of the latent space's picture; means, without the noise of pixels."),
-        Panel("rebuilt", "Reconstructions", rebuilt, "held-out image, then what becomes of it",
+        Panel("rebuilt", "Reconstructions", rebuilt, "held-out image, then rebuilt",
               None, "small", hz=2,
               help="An image is encoded, and its code decoded: what is lost, the code does not tell."),
         Panel("between", "Between two images", between, "a straight line of codes, decoded",
@@ -287,7 +287,7 @@ def bars(engine: VAE) -> list[Panel]:
     def active() -> str:
         variance = numbers.activity(engine)
         count = int((variance > numbers.ACTIVE).sum())
-        return f"{count} of {len(variance)} active; KL of each to the prior"
+        return f"{count} of {len(variance)} active; KL of each"
 
     k = engine.live_draws
     return [
