@@ -62,6 +62,9 @@ class Engine(Knobbed):
     made_for: ClassVar[str] = ""
     # the dataset that it opens on where it does not take the one at hand
     opens_on: ClassVar[str] = "ring8soft"
+    # steps between two frames at normal speed, at most: the course of a game of few numbers is
+    # the picture, and it would be over before anyone looks. None: as many as there is time for
+    steps_a_frame: ClassVar[int | None] = None
     # the recorded clip on the home page: steps until the picture has settled, changed knobs
     clip_steps: ClassVar[int] = 1500
     clip_knobs: ClassVar[Mapping[str, Any]] = {}
