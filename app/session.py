@@ -17,7 +17,7 @@ from app.share import MAX_HASH, to_hash
 from app.worker import SPEEDS, Crowd, Worker
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.experiment import MAX_SEED
-from engines.knobs import shown
+from engines.knobs import Knob, shown
 
 UNDO = 10  # changes that can be taken back
 MAX_STEPS = 100_000
@@ -211,6 +211,8 @@ class Session:
             raise BadInput(f"There is no option {shown(name)} here.")
         if self.stale(f"option {name[:80]}", turn):
             return None
+        if name == "source":
+            return self._change(lambda now: now.but(source=value, source_options={}))
         return self._change(lambda now: now.but(options={**now.options, name: value}))
 
     def feed(
@@ -439,20 +441,36 @@ class Session:
             "chosen": self.experiment.engine,
         }
 
+    def sources(self) -> list[dict[str, Any]]:
+        """The control that says which dataset the model comes from; none where it takes none."""
+        kind, chosen = ENGINES[self.experiment.engine], self.experiment.source
+        if chosen is None:
+            return []
+        names = tuple(n for n, d in DATASETS.items() if kind.accepts_source(d()) is None)
+        entry = Knob(
+            chosen, name="source", kind="choice", choices=names, label="Comes from",
+            help="The data that the model starts out from; the data above are where it goes.",
+        )  # fmt: skip
+        return [{**entry.spec(), "value": chosen}]
+
     def data_controls(self) -> dict[str, Any]:
         """The dataset's options with their values."""
         dataset = DATASETS.get(self.experiment.dataset)
         knobs = dataset.knobs if dataset else {}
+        sources = self.sources()
         return {
-            "key": f"dataset {self.experiment.dataset}",
+            "key": f"dataset {self.experiment.dataset}{' from another' * bool(sources)}",
             "where": "dataset",
-            "knobs": [
+            "knobs": sources
+            + [
                 {**entry.spec(), "value": self.experiment.options[name]}
                 for name, entry in knobs.items()
                 if entry.kind != "payload"  # those have an editor, not a control
             ],
             "actions": [],
-            "heard": {name: n for name in knobs if (n := self._turns.get(f"option {name}"))},
+            "heard": {
+                name: n for name in [*knobs, "source"] if (n := self._turns.get(f"option {name}"))
+            },
         }
 
 

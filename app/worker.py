@@ -317,7 +317,7 @@ class Worker:
                 period = max(period, 0.25)
             until = time.perf_counter() + max(period - drawing, 0.002)
             share = self._share(time.monotonic() - begin) if playing else self.crowd.share
-            taken = self._advance(until, share, None if playing else steps - done)
+            taken = self._advance(until, share, self._most() if playing else steps - done)
             done += taken
             if self.run.diverged or (steps is not None and done >= steps) or self._gone():
                 break
@@ -358,6 +358,11 @@ class Worker:
         """Part of the period that is spent training: ramped up, and set by the speed."""
         ramp = min(1.0, (since / RAMP) ** 2)
         return {"single": 0.0, "slow": 0.08}.get(self._speed, self.crowd.share) * ramp
+
+    def _most(self) -> int | None:
+        """Steps between two frames, at most, where the engine asks for a slow pace."""
+        pace = self.run.engine.steps_a_frame
+        return pace and {"normal": pace, "slow": 1}.get(self._speed)
 
     def _advance(self, until: float, share: float, most: int | None) -> int:
         """Train until a moment, at least one step; returns the number of steps."""

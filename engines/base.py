@@ -62,6 +62,12 @@ class Engine(Knobbed):
     made_for: ClassVar[str] = ""
     # the dataset that it opens on where it does not take the one at hand
     opens_on: ClassVar[str] = "ring8soft"
+    # for engines that go from one dataset to another, the source where none is named; the others
+    # begin with noise and take no source
+    comes_from: ClassVar[str | None] = None
+    # steps between two frames at normal speed, at most: the course of a game of few numbers is
+    # the picture, and it would be over before anyone looks. None: as many as there is time for
+    steps_a_frame: ClassVar[int | None] = None
     # the recorded clip on the home page: steps until the picture has settled, changed knobs
     clip_steps: ClassVar[int] = 1500
     clip_knobs: ClassVar[Mapping[str, Any]] = {}
@@ -109,6 +115,11 @@ class Engine(Knobbed):
         are refused by every engine that is not `made_for` them.
         """
         return None
+
+    @classmethod
+    def accepts_source(cls, source: Dataset) -> str | None:
+        """None, or the reason why it cannot go from this dataset to another."""
+        return None if cls.comes_from else "This model begins with noise and takes no source."
 
     @classmethod
     def refuses(cls, dataset: Dataset, knobs: Mapping[str, Any]) -> str | None:

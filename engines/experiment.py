@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engines.base import ENGINES
-from engines.data.base import DATASETS, Dataset, PointsDataset
+from engines.data.base import DATASETS, Dataset, PointsDataset, Pool
 from engines.knobs import BadInput, listed, shown
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Experiment:
         knobs: changes to the engine's defaults; completed to all knobs.
         options: changes to the dataset's options; completed likewise.
         points: (N, 2) points in place of a named dataset; use `from_points`.
-        source: a second dataset, for engines that go from one to another.
+        source: a second dataset, for engines that go from one to another; None is the one that
+            the engine comes from by itself.
         beside: up to three sets of knob changes run in lockstep on the same data and seed.
 
     Raises BadInput, one sentence, when anything does not fit.
@@ -69,11 +70,15 @@ class Experiment:
                 raise BadInput("Points have no options.")
         else:
             put("options", _dataset_class(self.dataset).complete(self.options))
+        engine = ENGINES[self.engine]
+        if self.source is None:
+            if self.source_options:
+                raise BadInput("source_options without a source.")
+            put("source", engine.comes_from)
         if self.source is not None:
             put("source_options", _dataset_class(self.source).complete(self.source_options))
-        elif self.source_options:
-            raise BadInput("source_options without a source.")
-        engine = ENGINES[self.engine]
+            if reason := engine.accepts_source(self.make_source()):
+                raise BadInput(reason)
         put("knobs", engine.complete(self.knobs))
         if isinstance(self.beside, (str, Mapping)) or not isinstance(self.beside, Sequence):
             raise BadInput("beside must be a list of knob changes.")
@@ -98,6 +103,17 @@ class Experiment:
         if self.points is not None:
             return PointsDataset(self.points)
         return DATASETS[self.dataset](**self.options)
+
+    def make_source(self) -> Dataset | None:
+        """The dataset that the model comes from; None where it begins with noise."""
+        return None if self.source is None else DATASETS[self.source](**self.source_options)
+
+    def make_pool(self, device: str) -> Pool:
+        """The rows of a run, and those of the source, which are drawn independently of them."""
+        pool = self.make_dataset().pool(self.seed, device)
+        if self.source is not None:
+            pool.source = self.make_source().pool(self.seed + MAX_SEED, device)
+        return pool
 
     @property
     def data_kind(self) -> str:

@@ -46,8 +46,8 @@ class Run:
         self._adopt(experiment)
 
     def _adopt(self, experiment: Experiment) -> None:
-        self.dataset = experiment.make_dataset()
-        self.pool = self.dataset.pool(experiment.seed, self.device)
+        self.pool = experiment.make_pool(self.device)
+        self.dataset = self.pool.dataset
         self._build(experiment)
 
     def _build(self, experiment: Experiment) -> None:
@@ -172,12 +172,11 @@ class Run:
             self._adopt(experiment)
             return self
         self._flush()
-        dataset = experiment.make_dataset()
-        pool = dataset.pool(experiment.seed, self.device)
+        pool = experiment.make_pool(self.device)
         with torch.no_grad():
             for lane in self.lanes:
                 lane.feed(pool)
-        self.experiment, self.dataset, self.pool = experiment, dataset, pool
+        self.experiment, self.dataset, self.pool = experiment, pool.dataset, pool
         return self
 
     def act(self, name: str, /, **arguments: float) -> None:

@@ -138,7 +138,10 @@ class Pool:
         labels, test_labels: (N,) int64 classes of the training and of the test rows, or None.
         mean, std: (dim,) of the training rows: engines may standardise with them, and
             count the Jacobian, since samples and log-densities are in data units.
+        source: the pool that the model comes from, for engines that take one; else None.
     """
+
+    source: Pool | None = None
 
     def __init__(
         self,

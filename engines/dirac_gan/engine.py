@@ -41,7 +41,7 @@ class DiracGAN(Engine):
         "A GAN of one parameter a player: its whole game is a field of arrows in a plane, and "
         "one sees why training circles and what lets it settle."
     )
-    objective = "min_{θ} max_{ψ} log σ(ψ·(x* − x*)) + log σ(−ψ·(θ − x*))"
+    objective = "min_{θ} max_{ψ} log σ(D(x*)) + log σ(−D(θ)),  D(x) = ψ·(x − x*)"
     look_for = (
         "Left to themselves, the two players chase each other round the equilibrium. Set the cure "
         "to none, then try each; drag the point in the field, also while it plays."
@@ -54,6 +54,7 @@ class DiracGAN(Engine):
     made_for = "point"
     opens_on = "point"
     clip_steps = 300
+    steps_a_frame = 3
     loss_label = "loss, without the cure's part"
     if_diverged = "Try a smaller step size, or a smaller γ."
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -19,9 +19,10 @@ import torch
 
 Array = Any  # np.ndarray, np.float64 or torch.Tensor, of float64
 
-# ∫ N(ε; 0, 1) f(ε) dε ≈ Σ w f(e): Gauss and Hermite's rule, exact for polynomials up to degree 39
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+# ∫ N(ε; 0, 1) f(ε) dε ≈ Σ w f(e): even steps, which for a smooth f are as good as any rule and
+# for hinge's jump far better than Gauss and Hermite's
+_NODES = np.linspace(-7, 7, 281)
+_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
 
 CURES = ("none", "R1", "WGAN-GP", "instance noise", "clipping", "consensus")
 

@@ -27,7 +27,7 @@ def panels(engine: DiracGAN) -> list[Panel]:
         Panel("field", "The game: where θ and ψ go", partial(field, engine),
               "θ across, ψ upwards; drag the point", box, "large", first=True,
               help="Arrows: both players' gradient steps from there, longer where they are larger. "
-              "The green ring is the equilibrium: the sample on the data, and D undecided."),
+              "The dot in the middle is the equilibrium: the sample on the data, and D undecided."),
         Panel("model", "The same on the line", partial(line, engine), "data, sample, and D(x) over x",
               (box[0], box[1], -REACH, REACH), "large", first=True, equal=False,
               help="D(x) = ψ·(x − x*) is above 0 where D takes x for data. Its slope is what moves "
@@ -37,10 +37,11 @@ def panels(engine: DiracGAN) -> list[Panel]:
               "of this orbit, beside what its eigenvalues say", None, "wide", hz=6,
               help="Dashed: the game made linear at the equilibrium, from the same start. They agree "
               "near it; far away the loss bends."),
-        Panel("eigenvalues", "Eigenvalues of one step", partial(eigenvalues, game), formula(game),
+        Panel("eigenvalues", "Eigenvalues of one step", partial(eigenvalues, game), numbers(game),
               (-1.5, 1.5, -1.5, 1.5), "small", hz=4,
               help="Of (θ, ψ) → (θ, ψ) near the equilibrium, in the complex plane. Inside the unit "
-              "circle: distances shrink. On it: the players circle. Outside: they drift apart."),
+              "circle: distances shrink. On it: the players circle. Outside: they drift apart. "
+              f"Those of the field itself: {formula(game)}."),
     ]  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def line(engine: DiracGAN) -> list[Mark]:
         over(ends, psi * (ends - x), "discriminator", "D(x)"),
         Arrows(np.array([[theta, 0.0]], np.float32), np.array([[push, 0.0]], np.float32),
                "generator", label="where G goes"),
-        Points(np.array([[x, 0.0]], np.float32), "data", 6.0, opacity=1.0, label="all data"),
+        Points(np.array([[x, 0.0]], np.float32), "data", 9.0, opacity=1.0, label="all data"),
         Points(np.array([[theta, 0.0]], np.float32), "model", 6.0, opacity=1.0,
                label=f"all samples, D = {level:.2f}"),
     ]  # fmt: skip
@@ -165,7 +166,8 @@ def outlook(game: Game) -> str:
         return "no rest: a kink at ψ = 0"
     if rate == 0.0:
         return "near the middle: circles"
-    return f"near the middle: {100 * math.expm1(rate):+.2g} % a step"
+    change = f"{100 * math.expm1(rate):+.2g}".replace("-", "−")
+    return f"near the middle: {change} % a step"
 
 
 # ---------------------------------------------------------------- against the closed form
@@ -215,22 +217,21 @@ def eigenvalues(game: Game) -> list[Mark]:
 
 
 def formula(game: Game) -> str:
-    """The eigenvalues λ of the field, as a formula and as numbers."""
-    if not game.linear:
-        return "none: |ψ| has a kink at the equilibrium"
-    rate = np.linalg.eigvals(game.jacobian()).astype(complex)
-    rate = rate[np.argsort(-rate.imag)]
+    """The eigenvalues λ of the field at the equilibrium, in letters."""
     a = "½" if game.force == 0.5 else "1"
-    text = {
+    return {
         "R1": f"λ = −γ/2 ± √(γ²/4 − {a}²)",
-        "instance noise": f"λ = −s/2 ± √(s²/4 − {a}²)",
+        "WGAN-GP": "none, for |ψ| has a kink at the equilibrium",
+        "instance noise": f"λ = −s/2 ± √(s²/4 − {a}²), s = σ² times the losses' curvature",
         "consensus": f"λ = −γ·{a}² ± {a}i",
     }.get(game.cure, f"λ = ±{a}i")
-    return f"{text} = {spoken(rate)}" if game.cure not in ("none", "clipping") else text
 
 
-def spoken(rate: np.ndarray) -> str:
-    """'−0.20 ± 0.46i', or both where they are real."""
+def numbers(game: Game) -> str:
+    """The same in numbers: 'field: λ = −0.20 ± 0.46i'."""
+    if not game.linear:
+        return "none: a kink at ψ = 0"
+    rate = np.linalg.eigvals(game.jacobian()).astype(complex)
     if abs(rate[0].imag) > 1e-12:
-        return f"{rate[0].real:.2f} ± {abs(rate[0].imag):.2f}i".replace("-", "−")
-    return ", ".join(f"{r:.2f}" for r in sorted(rate.real)).replace("-", "−")
+        return f"field: λ = {rate[0].real:.2f} ± {abs(rate[0].imag):.2f}i".replace("-", "−")
+    return f"field: λ = {min(rate.real):.2f}, {max(rate.real):.2f}".replace("-", "−")

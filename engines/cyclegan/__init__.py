@@ -1,0 +1,7 @@
+"""CycleGAN: from one dataset to another and back, without any pairs."""
+
+from engines.cyclegan.engine import CycleGAN
+from engines.cyclegan.networks import Pair
+from engines.cyclegan.symmetry import Symmetry, best_symmetry
+
+__all__ = ["CycleGAN", "Pair", "Symmetry", "best_symmetry"]
