@@ -127,7 +127,15 @@ class Dataset(Knobbed):
             # 4 streams a seed: the engine's own generators use other multiples
             rng = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream)
             parts.append(self.sample(n, rng, split).to(device))
-        return Pool(self, *parts)
+        pool = Pool(self, *parts)
+        if self.trust == "exact":
+
+            def fresh(block: int) -> Tensor:
+                rng = torch.Generator().manual_seed(7_000_003 * (seed + 1) + block)
+                return self.sample(self.sizes[0], rng, "train").to(device)
+
+            pool.fresh = fresh
+        return pool
 
 
 class Pool:
@@ -139,9 +147,13 @@ class Pool:
         mean, std: (dim,) of the training rows: engines may standardise with them, and
             count the Jacobian, since samples and log-densities are in data units.
         source: the pool that the model comes from, for engines that take one; else None.
+        fresh: block number → as many training rows again, where the data are a distribution and
+            not a finite set: no model learns such rows by heart.
     """
 
+    EVERY = 200  # steps that a block of rows serves
     source: Pool | None = None
+    fresh: Callable[[int], Tensor] | None = None
 
     def __init__(
         self,
@@ -157,6 +169,7 @@ class Pool:
         self.dataset, self.test_labels = dataset, test_labels
         self.train, self.val, self.test, self.labels = train, val, test, labels
         self.dequantise = dequantise
+        self._block, self._rows = 0, None  # which block `batch` draws from; None: of `train`
         self.mean = train.mean(0) + (0.5 if dequantise else 0.0)
         self.std = train.std(0).clamp_min(1e-6) if std is None else std
 
@@ -170,9 +183,21 @@ class Pool:
         return dequantised(x, rng) if self.dequantise else x
 
     def batch(self, n: int, rng: torch.Generator) -> Tensor:
-        """n training rows drawn with replacement by the engine's own generator."""
-        index = torch.randint(len(self.train), (n,), generator=rng, device=self.train.device)
-        return self.rows(index, rng)
+        """n training rows drawn with replacement by the engine's own generator.
+
+        From `train` up to step EVERY, and from a fresh block of rows every EVERY steps after.
+        """
+        x = self.train if self._rows is None else self._rows
+        x = x[torch.randint(len(x), (n,), generator=rng, device=x.device)]
+        return dequantised(x, rng) if self.dequantise else x
+
+    def turn(self, step: int) -> None:
+        """Lay out the rows that belong to training step `step`, which alone decides on them: so a
+        run that is saved and opened goes on with the same ones."""
+        if self.fresh is not None and (block := step // self.EVERY) != self._block:
+            self._block, self._rows = block, self.fresh(block) if block else None
+        if self.source is not None:
+            self.source.turn(step)
 
 
 # the most that is added to an integer below 32: float32 would round 16 + 1 − 2⁻²⁴ up to 17
