@@ -37,6 +37,7 @@
     return [x0, x1, y0, y1];
   }
 
+  const MUCH_THE_SAME = 40; // codes of 255 that an edge may stray from its mean
   const BLACK_OR_WHITE = ["#15171c", "#ffffff"];
 
   /** A colour for small text on a ground where `usual` could not be read; null where it can. */
@@ -356,16 +357,18 @@
       }
     }
 
-    /** The mean code along a field's edge. */
+    /** The mean code along a field's edge; 0 where it is not much the same all along. */
     edge(heat) {
       const { hash } = heat.values;
       if (this.edged?.hash === hash) return this.edged.code;
       const [rows, columns] = heat.values.shape;
       const codes = this.get(heat.values);
-      let sum = 0;
-      for (let i = 0; i < columns; i++) sum += codes[i] + codes[(rows - 1) * columns + i];
-      for (let j = 0; j < rows; j++) sum += codes[j * columns] + codes[(j + 1) * columns - 1];
-      const code = Math.round(sum / (2 * (rows + columns)));
+      const along = [];
+      for (let i = 0; i < columns; i++) along.push(codes[i], codes[(rows - 1) * columns + i]);
+      for (let j = 0; j < rows; j++) along.push(codes[j * columns], codes[(j + 1) * columns - 1]);
+      const mean = along.reduce((sum, code) => sum + code, 0) / along.length;
+      const off = along.reduce((sum, code) => sum + Math.abs(code - mean), 0) / along.length;
+      const code = off < MUCH_THE_SAME ? Math.round(mean) : 0;
       this.edged = { hash, code };
       return code;
     }
