@@ -264,7 +264,7 @@ def gap(engine: GAN, steps: int) -> float:
 def test_wasserstein_between_two_points():
     # a critic of slope s on the line from one to the other wins s·d − λ(s − 1)² at the most:
     # s = 1 + d/2λ, so that its gap is d (1 + d/2λ), and the distance itself as λ grows
-    made = {"loss": "Wasserstein", "r1": 0.0, "width": 32, "batch": 64, "d_lr": 3e-3}
+    made = {"loss": "Wasserstein", "r1": 0.0, "width": 32, "batch": 64, "d_lr": 3e-3, "waves": 0}
     wanted = 1.5 * (1 + 1.5 / (2 * 10))
     found = gap(on_normals(**made, slope_one=10.0), 250)
     assert found == pytest.approx(wanted, rel=0.02)
@@ -504,3 +504,45 @@ def test_every_game_finds_the_modes(knobs, monkeypatch):
         Experiment("ring8soft", "gan", 0, made).start("cpu").train(500).engine
     )
     assert found < 8 or distance > 0.25
+
+
+# ---------------------------------------------------------------- what D sees
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_waves_are_of_each_point(m):
+    engine = started(pack=m, width=16, waves=5)
+    each = engine.discriminator[0]
+    x = torch.randn(12 * m, 2, generator=torch.Generator().manual_seed(1))
+    seen = each(x.reshape(12, -1))
+    waves = torch.sin(x @ each.waves.frequency + each.waves.phase)
+    wanted = torch.cat([x, waves], 1).reshape(12, -1)
+    torch.testing.assert_close(seen, wanted)
+    assert engine.discriminator[1].in_features == 7 * m
+    assert started(waves=0, width=16).discriminator[1].in_features == 2
+    assert started("digits", width=16).discriminator[1].in_features == 64, "none of pictures"
+
+
+def test_penalties_fade_by_halves():
+    engine = started(fade=100, width=16)
+    engine.step_count = 0
+    assert engine.faded == 1
+    engine.step_count = 100
+    assert engine.faded == pytest.approx(0.5)
+    engine.step_count = 300
+    assert engine.faded == pytest.approx(1 / 8)
+    assert started(fade=0, width=16).faded == 1
+
+    # what is added to D's gradient is that share of it
+    def slope(step: int) -> Tensor:
+        parts = []
+        for r1 in (2.0, 0.0):
+            engine = on_normals(r1=r1, fade=100)
+            engine.discriminator = linear(0.7, -1.1)
+            engine.d_adam = torch.optim.SGD(engine.discriminator.parameters(), lr=0.0)
+            engine.step_count = step
+            engine.update_discriminator()
+            parts.append(engine.discriminator.weight.grad.clone())
+        return parts[0] - parts[1]
+
+    torch.testing.assert_close(slope(200), slope(0) / 4, rtol=1e-3, atol=1e-4)
