@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -511,16 +512,43 @@ def test_every_game_finds_the_modes(knobs, monkeypatch):
 
 @pytest.mark.parametrize("m", [1, 3])
 def test_waves_are_of_each_point(m):
-    engine = started(pack=m, width=16, waves=5)
-    each = engine.discriminator[0]
+    engine = started(pack=m, width=16, waves=5, focus=0)
+    sight = engine.discriminator[0]
     x = torch.randn(12 * m, 2, generator=torch.Generator().manual_seed(1))
-    seen = each(x.reshape(12, -1))
-    waves = torch.sin(x @ each.waves.frequency + each.waves.phase)
+    waves = torch.sin(x @ sight.frequency + sight.phase)
     wanted = torch.cat([x, waves], 1).reshape(12, -1)
-    torch.testing.assert_close(seen, wanted)
+    torch.testing.assert_close(sight(x.reshape(12, -1)), wanted)
     assert engine.discriminator[1].in_features == 7 * m
     assert started(waves=0, width=16).discriminator[1].in_features == 2
     assert started("digits", width=16).discriminator[1].in_features == 64, "none of pictures"
+
+
+def test_blurred_waves_are_means_over_blurred_points():
+    """E[sin(f·(x + σε) + φ)] = exp(−|f|² σ²/2) sin(f·x + φ), by Gauss-Hermite quadrature."""
+    sight = started(width=16, waves=40).discriminator[0].double()
+    sight.blur.fill_(0.06)
+    x = torch.tensor([[0.3, -1.1]], dtype=torch.float64)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(40))
+    moved = x + 0.06 * torch.cartesian_prod(nodes, nodes)
+    mass = (weights[:, None] * weights).reshape(-1) / (2 * math.pi)
+    plain = torch.sin(moved @ sight.frequency + sight.phase)
+    wanted = (mass[:, None] * plain).sum(0)
+    torch.testing.assert_close(sight(x)[0, 2:], wanted, rtol=1e-6, atol=1e-9)
+    sight.blur.fill_(0.12)  # wrong twin: twice as wide
+    assert not torch.allclose(sight(x)[0, 2:], wanted, rtol=1e-2, atol=1e-3)
+    length = sight.frequency.norm(dim=0)
+    assert float(length.min()) >= 1 and float(length.max()) <= GAN.FINEST * (1 + 1e-6)
+
+
+def test_waves_come_into_focus_by_halves():
+    engine = started(width=16, focus=100)
+    for step, wanted in ((0, 0.5), (100, 0.25), (300, 0.0625)):
+        engine.step_count = step
+        engine.update_discriminator()
+        assert float(engine.discriminator[0].blur) == pytest.approx(wanted)
+    engine.focus = 0
+    engine.update_discriminator()
+    assert float(engine.discriminator[0].blur) == 0
 
 
 def test_penalties_fade_by_halves():

@@ -17,11 +17,11 @@ from engines.gan import pictures
 from engines.gan.course import Course
 from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope
 from engines.gan.numbers import numbers
-from engines.gan.players import EachPoint
+from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
-from engines.nets import Waves, adam, mlp, set_lr
+from engines.nets import adam, mlp, set_lr
 
 Critic = Callable[[Tensor], Tensor]  # standardised rows (N, dim) → (N/pack,)
 COMPANIES = 4  # packs over which D's view of a single point is averaged
@@ -81,6 +81,9 @@ class GAN(Engine):
     waves: int = knob(64, 0, 256, label="Waves D sees", kinds=("plane", "line"),
                       help="D is fed with so many sines of each point as well, of fixed random pitch: "
                       "they let a small network see what is fine.")  # fmt: skip
+    focus: int = knob(300, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
+                      help="D sees the coarse waves first, as if all points were blurred, and the blur "
+                      "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
     d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
                        help="Adam's step size for the discriminator; it falls as 1/√(1 + t/200).")  # fmt: skip
     g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
@@ -122,8 +125,9 @@ class GAN(Engine):
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
     BETAS = (0.0, 0.99)  # momentum makes two players circle each other
-    PITCH = 4.0  # of the waves, radians per standard deviation
-    LEAST = 0.01  # of R1 and R2
+    FINEST = 40.0  # of the waves, radians per standard deviation of the data
+    WIDEST = 0.5  # blur of the waves at first, in standard deviations of the data
+    LEAST = 0.002  # of R1 and R2
     SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
 
     @classmethod
@@ -140,9 +144,11 @@ class GAN(Engine):
         shape = [self.latent, *hidden, self.dim]
         # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
         self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
-        waves = Waves(self.dim, self.waves if self.dim <= 2 else 0, self.PITCH, self.rng)
-        parts = mlp([self.pack * waves.size, *hidden, 1], self.rng, gain=math.sqrt(3))
-        self.discriminator = nn.Sequential(EachPoint(waves, self.pack), *parts)
+        waves = self.waves if self.dim <= 2 else 0
+        sight = Sight(self.dim, self.pack, waves, self.FINEST, self.rng)
+        self.discriminator = nn.Sequential(
+            sight, *mlp([sight.size, *hidden, 1], self.rng, gain=math.sqrt(3))
+        )
         spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
         self.averaged = mlp(shape, spare).requires_grad_(False)
         self.averaged.load_state_dict(self.generator.state_dict())
@@ -178,6 +184,7 @@ class GAN(Engine):
         self.update_generator()
 
     def update_discriminator(self) -> Tensor:
+        self._focus()
         real = self.data(self.rows)
         with torch.no_grad():
             fake = self.generate(self.generator, self.rows, self.rng)
@@ -281,6 +288,11 @@ class GAN(Engine):
             p.grad = slope
         set_lr(optimiser, self._pace(lr))
         optimiser.step()
+
+    def _focus(self) -> None:
+        """Set how blurred D sees its points, from the steps since the data came."""
+        if isinstance(sight := next(self.discriminator.children(), None), Sight):
+            sight.blur.fill_(self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0)
 
     def _pace(self, lr: float) -> float:
         return lr / math.sqrt(1 + self.age / self.SETTLING)
