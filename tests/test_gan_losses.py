@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engines.gan import GAN, LOSSES, Loss, value
 from engines.gan.losses import climb, slope_from_one, squares
 from engines.gan.unroll import look_ahead
-from tests.test_gan import Affine, agrees, copies, linear, on_normals, same, started
+from tests.test_gan import PLAIN, Affine, agrees, copies, linear, on_normals, same, started
 
 NEW = ("least squares", "Wasserstein", "hinge", "relativistic", "relativistic average")
 X = torch.linspace(-3, 3, 13, dtype=torch.float64)
@@ -468,7 +468,11 @@ def test_numbers_are_what_they_say(name):
 def test_a_loss_may_be_changed_while_it_runs():
     from engines import Experiment
 
-    run = Experiment("ring8soft", "gan", 0, {"width": 16, "batch": 32}).start("cpu").train(steps=2)
+    run = (
+        Experiment("ring8soft", "gan", 0, {**PLAIN, "width": 16, "batch": 32})
+        .start("cpu")
+        .train(steps=2)
+    )
     for name in LOSSES:
         assert run.set("loss", name) is False
         run.train(steps=2)
@@ -493,14 +497,14 @@ def test_every_game_finds_the_modes(knobs, monkeypatch):
     from engines import Experiment
     from tests.test_gan import quality
 
-    made = {"width": 64, "batch": 128, **knobs}
+    made = {**PLAIN, "width": 64, "batch": 128, **knobs}
     found, distance = quality(
         Experiment("ring8soft", "gan", 0, made).start("cpu").train(500).engine
     )
     assert found == 8 and distance < 0.25
-    wrong = replace(LOSSES[made.get("loss", "non-saturating")], relative=False,
+    wrong = replace(LOSSES[made["loss"]], relative=False,
                     generator=lambda fake: -climb(fake))  # fmt: skip
-    monkeypatch.setitem(LOSSES, made.get("loss", "non-saturating"), wrong)
+    monkeypatch.setitem(LOSSES, made["loss"], wrong)
     found, distance = quality(
         Experiment("ring8soft", "gan", 0, made).start("cpu").train(500).engine
     )
@@ -541,7 +545,7 @@ def test_blurred_waves_are_means_over_blurred_points():
 
 
 def test_waves_come_into_focus_by_halves():
-    engine = started(width=16, focus=100)
+    engine = started(width=16, waves=8, focus=100)
     for step, wanted in ((0, 0.5), (100, 0.25), (300, 0.0625)):
         engine.step_count = step
         engine.update_discriminator()
