@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from engines.gan import GAN, LOSSES, Loss, value
 from engines.gan.losses import climb, slope_from_one, squares
 from engines.gan.unroll import look_ahead
-from tests.test_gan import Affine, agrees, copies, linear, on_normals, same, started
+from tests.test_gan import PLAIN, Affine, agrees, copies, linear, on_normals, same, started
 
 NEW = ("least squares", "Wasserstein", "hinge", "relativistic", "relativistic average")
 X = torch.linspace(-3, 3, 13, dtype=torch.float64)
@@ -264,7 +265,7 @@ def gap(engine: GAN, steps: int) -> float:
 def test_wasserstein_between_two_points():
     # a critic of slope s on the line from one to the other wins s·d − λ(s − 1)² at the most:
     # s = 1 + d/2λ, so that its gap is d (1 + d/2λ), and the distance itself as λ grows
-    made = {"loss": "Wasserstein", "r1": 0.0, "width": 32, "batch": 64, "d_lr": 3e-3}
+    made = {"loss": "Wasserstein", "r1": 0.0, "width": 32, "batch": 64, "d_lr": 3e-3, "waves": 0}
     wanted = 1.5 * (1 + 1.5 / (2 * 10))
     found = gap(on_normals(**made, slope_one=10.0), 250)
     assert found == pytest.approx(wanted, rel=0.02)
@@ -467,7 +468,11 @@ def test_numbers_are_what_they_say(name):
 def test_a_loss_may_be_changed_while_it_runs():
     from engines import Experiment
 
-    run = Experiment("ring8soft", "gan", 0, {"width": 16, "batch": 32}).start("cpu").train(steps=2)
+    run = (
+        Experiment("ring8soft", "gan", 0, {**PLAIN, "width": 16, "batch": 32})
+        .start("cpu")
+        .train(steps=2)
+    )
     for name in LOSSES:
         assert run.set("loss", name) is False
         run.train(steps=2)
@@ -492,15 +497,84 @@ def test_every_game_finds_the_modes(knobs, monkeypatch):
     from engines import Experiment
     from tests.test_gan import quality
 
-    made = {"width": 64, "batch": 128, **knobs}
+    made = {**PLAIN, "width": 64, "batch": 128, **knobs}
     found, distance = quality(
         Experiment("ring8soft", "gan", 0, made).start("cpu").train(500).engine
     )
     assert found == 8 and distance < 0.25
-    wrong = replace(LOSSES[made.get("loss", "non-saturating")], relative=False,
+    wrong = replace(LOSSES[made["loss"]], relative=False,
                     generator=lambda fake: -climb(fake))  # fmt: skip
-    monkeypatch.setitem(LOSSES, made.get("loss", "non-saturating"), wrong)
+    monkeypatch.setitem(LOSSES, made["loss"], wrong)
     found, distance = quality(
         Experiment("ring8soft", "gan", 0, made).start("cpu").train(500).engine
     )
     assert found < 8 or distance > 0.25
+
+
+# ---------------------------------------------------------------- what D sees
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_waves_are_of_each_point(m):
+    engine = started(pack=m, width=16, waves=5, focus=0)
+    sight = engine.discriminator[0]
+    x = torch.randn(12 * m, 2, generator=torch.Generator().manual_seed(1))
+    waves = torch.sin(x @ sight.frequency + sight.phase)
+    wanted = torch.cat([x, waves], 1).reshape(12, -1)
+    torch.testing.assert_close(sight(x.reshape(12, -1)), wanted)
+    assert engine.discriminator[1].in_features == 7 * m
+    assert started(waves=0, width=16).discriminator[1].in_features == 2
+    assert started("digits", width=16).discriminator[1].in_features == 64, "none of pictures"
+
+
+def test_blurred_waves_are_means_over_blurred_points():
+    """E[sin(f·(x + σε) + φ)] = exp(−|f|² σ²/2) sin(f·x + φ), by Gauss-Hermite quadrature."""
+    sight = started(width=16, waves=40).discriminator[0].double()
+    sight.blur.fill_(0.06)
+    x = torch.tensor([[0.3, -1.1]], dtype=torch.float64)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(40))
+    moved = x + 0.06 * torch.cartesian_prod(nodes, nodes)
+    mass = (weights[:, None] * weights).reshape(-1) / (2 * math.pi)
+    plain = torch.sin(moved @ sight.frequency + sight.phase)
+    wanted = (mass[:, None] * plain).sum(0)
+    torch.testing.assert_close(sight(x)[0, 2:], wanted, rtol=1e-6, atol=1e-9)
+    sight.blur.fill_(0.12)  # wrong twin: twice as wide
+    assert not torch.allclose(sight(x)[0, 2:], wanted, rtol=1e-2, atol=1e-3)
+    length = sight.frequency.norm(dim=0)
+    assert float(length.min()) >= 1 and float(length.max()) <= GAN.FINEST * (1 + 1e-6)
+
+
+def test_waves_come_into_focus_by_halves():
+    engine = started(width=16, waves=8, focus=100)
+    for step, wanted in ((0, 0.5), (100, 0.25), (300, 0.0625)):
+        engine.step_count = step
+        engine.update_discriminator()
+        assert float(engine.discriminator[0].blur) == pytest.approx(wanted)
+    engine.focus = 0
+    engine.update_discriminator()
+    assert float(engine.discriminator[0].blur) == 0
+
+
+def test_penalties_fade_by_halves():
+    engine = started(fade=100, width=16)
+    engine.step_count = 0
+    assert engine.faded == 1
+    engine.step_count = 100
+    assert engine.faded == pytest.approx(0.5)
+    engine.step_count = 300
+    assert engine.faded == pytest.approx(1 / 8)
+    assert started(fade=0, width=16).faded == 1
+
+    # what is added to D's gradient is that share of it
+    def slope(step: int) -> Tensor:
+        parts = []
+        for r1 in (2.0, 0.0):
+            engine = on_normals(r1=r1, fade=100)
+            engine.discriminator = linear(0.7, -1.1)
+            engine.d_adam = torch.optim.SGD(engine.discriminator.parameters(), lr=0.0)
+            engine.step_count = step
+            engine.update_discriminator()
+            parts.append(engine.discriminator.weight.grad.clone())
+        return parts[0] - parts[1]
+
+    torch.testing.assert_close(slope(200), slope(0) / 4, rtol=1e-3, atol=1e-4)

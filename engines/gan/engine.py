@@ -15,7 +15,9 @@ from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
 from engines.gan.course import Course
-from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope, value
+from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope
+from engines.gan.numbers import numbers
+from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
@@ -76,6 +78,12 @@ class GAN(Engine):
     latent: int = knob(2, 1, 64, help="Dimensions of the noise that the generator is fed with.")
     width: int = knob(128, 16, 256, log=True,
                       help="Units in each of the three hidden layers of both networks.")  # fmt: skip
+    waves: int = knob(64, 0, 256, label="Waves D sees", kinds=("plane", "line"),
+                      help="D is fed with so many sines of each point as well, of fixed random pitch: "
+                      "they let a small network see what is fine.")  # fmt: skip
+    focus: int = knob(300, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
+                      help="D sees the coarse waves first, as if all points were blurred, and the blur "
+                      "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
     d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
                        help="Adam's step size for the discriminator; it falls as 1/√(1 + t/200).")  # fmt: skip
     g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
@@ -89,6 +97,9 @@ class GAN(Engine):
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
     r2: float = knob(0.0, 0.0, 10.0, live=True, label="R2 penalty",
                      help="The same on the samples: it also calms D where there are no data.")  # fmt: skip
+    fade: int = knob(0, 0, 5000, live=True, label="R1 and R2 fade",
+                     help="Both penalties halve every so many steps, down to a hundredth: first the "
+                     "shares of modes are found, then their shapes; 0 keeps them as they are.")  # fmt: skip
     slope_one: float = knob(0.0, 0.0, 20.0, live=True, label="Gradient penalty",
                             help="Adds λ · (|slope of D's output| − 1)² on lines from data to samples, "
                             "in standard deviations of the data: with the Wasserstein loss, WGAN-GP. "
@@ -114,6 +125,9 @@ class GAN(Engine):
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
     BETAS = (0.0, 0.99)  # momentum makes two players circle each other
+    FINEST = 40.0  # of the waves, radians per standard deviation of the data
+    WIDEST = 0.5  # blur of the waves at first, in standard deviations of the data
+    LEAST = 0.002  # of R1 and R2
     SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
 
     @classmethod
@@ -130,7 +144,11 @@ class GAN(Engine):
         shape = [self.latent, *hidden, self.dim]
         # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
         self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
-        self.discriminator = mlp([self.pack * self.dim, *hidden, 1], self.rng, gain=math.sqrt(3))
+        waves = self.waves if self.dim <= 2 else 0
+        sight = Sight(self.dim, self.pack, waves, self.FINEST, self.rng)
+        self.discriminator = nn.Sequential(
+            sight, *mlp([sight.size, *hidden, 1], self.rng, gain=math.sqrt(3))
+        )
         spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
         self.averaged = mlp(shape, spare).requires_grad_(False)
         self.averaged.load_state_dict(self.generator.state_dict())
@@ -166,6 +184,7 @@ class GAN(Engine):
         self.update_generator()
 
     def update_discriminator(self) -> Tensor:
+        self._focus()
         real = self.data(self.rows)
         with torch.no_grad():
             fake = self.generate(self.generator, self.rows, self.rng)
@@ -200,7 +219,8 @@ class GAN(Engine):
         if steep:
             # a pack's slope is that in all of its points together
             on_data, on_samples = squared_slope(outputs, both).chunk(2)
-            penalty = (self.r1 * on_data.mean() + self.r2 * on_samples.mean()) * self.pack / 2
+            penalty = self.r1 * on_data.mean() + self.r2 * on_samples.mean()
+            penalty = penalty * (self.pack * self.faded / 2)
         if mix is not None:
             packs = (part.reshape(len(mix), -1) for part in (real, fake))
             flat = lambda x: critic(x.reshape(-1, self.dim))  # noqa: E731
@@ -239,6 +259,11 @@ class GAN(Engine):
         return self.clip if self.loss == "Wasserstein" and self.clip > 0 else None
 
     @property
+    def faded(self) -> float:
+        """What is left of R1 and R2."""
+        return max(0.5 ** (self.age / self.fade), self.LEAST) if self.fade else 1.0
+
+    @property
     def rows(self) -> int:
         """Points, and samples, in an update: as many whole packs as there are in a batch."""
         return self.batch - self.batch % self.pack
@@ -263,6 +288,11 @@ class GAN(Engine):
             p.grad = slope
         set_lr(optimiser, self._pace(lr))
         optimiser.step()
+
+    def _focus(self) -> None:
+        """Set how blurred D sees its points, from the steps since the data came."""
+        if isinstance(sight := next(self.discriminator.children(), None), Sight):
+            sight.blur.fill_(self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0)
 
     def _pace(self, lr: float) -> float:
         return lr / math.sqrt(1 + self.age / self.SETTLING)
@@ -361,28 +391,3 @@ class GAN(Engine):
 
     def panels(self) -> list[Panel]:
         return pictures.panels(self)
-
-
-def numbers(game: Loss, real: Tensor, fake: Tensor, pack: int) -> list[Metric]:
-    """What D says of held-out data and of samples, in the terms of the game that is played."""
-    if game.probability is None:
-        gap = float(real.mean() - fake.mean())
-        return [Metric("gap", gap, floor=0.0, label="Critic's gap",
-                       help="Mean of the critic over held-out data, minus that over samples; 0 when "
-                       "it cannot tell. Where its slope is at most 1, a lower bound of the "
-                       "Wasserstein-1 distance in standard deviations.")]  # fmt: skip
-    d, a = game.probability, "x" if pack == 1 else f"{pack} points together"
-    out = [
-        Metric("d_real", float(d(real).mean()), floor=0.5, label="D on data",
-               help=f"Mean D({a}) over held-out data; ½ when D cannot tell."),
-        Metric("d_fake", float(d(fake).mean()), floor=0.5, label="D on samples",
-               help=f"Mean D({a}) over samples of the model; ½ when D cannot tell."),
-    ]  # fmt: skip
-    if game.plays_value:
-        of = "" if pack == 1 else f" of packs of {pack}"
-        out.append(Metric("game", float(value(real, fake)), "nats", floor=-math.log(4),
-                          label="V(D, G)",
-                          help="E log D on held-out data + E log(1 − D) on samples. (V + log 4)/2 is "
-                          f"a lower bound of the Jensen–Shannon divergence{of}, and tight for the "
-                          "best D."))  # fmt: skip
-    return out
