@@ -87,7 +87,7 @@ class CycleGAN(Engine):
         help="R1/2 times the squared slope of each discriminator on its data.",
     )  # fmt: skip
     width: int = knob(
-        64, 16, 128, log=True, help="Units in each hidden layer of all four networks."
+        48, 16, 128, log=True, help="Units in each hidden layer of all four networks."
     )
     layers: int = knob(2, 1, 4, help="Hidden layers of all four networks.")
     weights: int = knob(
