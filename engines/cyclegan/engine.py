@@ -20,6 +20,7 @@ from engines.knobs import knob
 from engines.marks import Metric, Panel
 
 HELD = 1000  # held-out rows of each dataset that the numbers are about
+NEAR = 400  # of them for energy distances, whose pairs grow as the square
 
 
 class CycleGAN(Engine):
@@ -86,7 +87,7 @@ class CycleGAN(Engine):
         help="R1/2 times the squared slope of each discriminator on its data.",
     )  # fmt: skip
     width: int = knob(
-        64, 16, 128, log=True, help="Units in each hidden layer of all four networks."
+        48, 16, 128, log=True, help="Units in each hidden layer of all four networks."
     )
     layers: int = knob(2, 1, 4, help="Hidden layers of all four networks.")
     weights: int = knob(
@@ -247,8 +248,8 @@ class CycleGAN(Engine):
         x, y = self.pool.source.test[:HELD], self.pool.test[:HELD]
         made = self.there(x)
         scale = float(self._std.square().mean().sqrt())
-        fits = energy_distance(made[:500].double(), y[-500:].double()) / scale
-        other = energy_distance(self.other(made)[:500].double(), y[-500:].double()) / scale
+        fits = energy_distance(made[:NEAR].double(), y[-NEAR:].double()) / scale
+        other = energy_distance(self.other(made)[:NEAR].double(), y[-NEAR:].double()) / scale
         error = lambda e: {"value": float(e.mean()), "se": float(e.std()) / len(e) ** 0.5}  # noqa: E731
         return [
             Metric("cycle", **error(on_x), unit="σ", floor=0.0, label="Cycle error, X → Y → X",
@@ -258,7 +259,7 @@ class CycleGAN(Engine):
             Metric("moved", float((made - x).norm(dim=1).mean()), "", label="Moved by G",
                    help="Mean distance |G(x) − x|: two pairings that both fit may differ in it."),
             Metric("fits", fits, "σ", floor=0.0, label="G(X) against Y",
-                   help="Energy distance of 500 translated held-out x to 500 held-out y."),
+                   help=f"Energy distance of {NEAR} translated held-out x to {NEAR} held-out y."),
             Metric("fits_other", other, "σ", floor=0.0, label="Another pairing against Y",
                    help="The same after the symmetry of Y that the picture shows: about as small "
                    "where Y has one, and the cycle error is the same by construction."),

@@ -232,6 +232,8 @@ def numbers(game: Game) -> str:
     if not game.linear:
         return "none: a kink at ψ = 0"
     rate = np.linalg.eigvals(game.jacobian()).astype(complex)
+    if abs(rate[0].real) < 1e-12:
+        return f"field: λ = ±{abs(rate[0].imag):.2f}i"
     if abs(rate[0].imag) > 1e-12:
         return f"field: λ = {rate[0].real:.2f} ± {abs(rate[0].imag):.2f}i".replace("-", "−")
     return f"field: λ = {min(rate.real):.2f}, {max(rate.real):.2f}".replace("-", "−")
