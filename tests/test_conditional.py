@@ -68,9 +68,7 @@ def purity(found: Tensor, part: np.ndarray) -> float:
     return sum(np.bincount(found.numpy()[part == k]).max() for k in np.unique(part)) / len(part)
 
 
-@pytest.mark.parametrize(
-    "name", ["ring8", "moons", "rings", "spirals", "pinwheel", "checkerboard"]
-)
+@pytest.mark.parametrize("name", ["ring8", "moons", "rings", "spirals", "pinwheel", "checkerboard"])
 def test_a_class_is_the_part_that_a_point_was_made_from(name):
     x, part = made(name)
     dataset = DATASETS[name]()
@@ -177,7 +175,9 @@ def test_the_best_projection_is_the_ratio_of_two_gaussian_classes():
     x = torch.randn(4000, 2, generator=rng(2))
     normal = torch.distributions.MultivariateNormal
     for y, mean in enumerate(means):
-        ratio = normal(mean, torch.eye(2)).log_prob(x) - normal(torch.zeros(2), torch.eye(2)).log_prob(x)
+        ratio = normal(mean, torch.eye(2)).log_prob(x) - normal(
+            torch.zeros(2), torch.eye(2)
+        ).log_prob(x)
         net = Projection(2, 2, 0, rng())
         with torch.no_grad():  # no hidden layer: the features are x itself
             net.net.head.weight.zero_()

@@ -78,4 +78,3 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "concatenation": Concatenation,
     "not told": Blind,
 }
-
