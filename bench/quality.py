@@ -12,6 +12,8 @@ points. On images it is bits/dim of the 500 held-out images, of the weights that
 shows: its best on validation images, where it keeps them. Seconds are CPU seconds of training
 alone, on one thread.
 
+Digits with labels have two numbers that need each other: see `bench.labelled`.
+
 With `--save` the curves are kept in bench/out, and `python -m bench.picture` draws them all.
 """
 
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from bench import games
+from bench import games, labelled
 from engines import DATASETS, ENGINES, Experiment, rival
 from engines.metrics import bits_per_dim, kl
 from engines.run import Diverged, Run
@@ -161,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         measure(label, engine, datasets, knobs, seeds, given.seconds, given.save)
         if label in ON_IMAGES:
             measure(label, engine, list(IMAGES), knobs, seeds, IMAGE_SECONDS, given.save)
+    labelled.table({}, seeds, IMAGE_SECONDS)
     others()
 
 

@@ -61,6 +61,6 @@ class Classes:
 
 def quarter(x: Tensor, middle: Tensor) -> Tensor:
     """0 … 3, counterclockwise from the upper right: (N, dim ≥ 2) → (N,) by the first two."""
-    right, up = (x[:, :2] >= middle[:2]).unbind(1)
+    right, up = (x[:, :2] >= middle[:2].to(x.device)).unbind(1)
     turn = torch.atan2(up.float() - 0.5, right.float() - 0.5) % (2 * math.pi)
     return (turn / (math.pi / 2)).floor().long().clamp(0, QUARTERS - 1)

@@ -7,6 +7,7 @@ what its two networks are and what the discriminator is asked.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -130,11 +131,24 @@ class Game(Engine):
         return LOSSES["non-saturating"].generator(self.logits(fake, *given))
 
     def _descend(
-        self, optimiser: torch.optim.Optimizer, parameters, loss: Tensor, lr: float
+        self,
+        optimiser: torch.optim.Optimizer,
+        parameters: Iterable[nn.Parameter],
+        loss: Tensor,
+        lr: float,
     ) -> None:
-        """One Adam step on these parameters alone."""
+        """One Adam step on these parameters alone; the others get no gradient at all."""
         parameters = list(parameters)
-        for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        self._move(optimiser, parameters, torch.autograd.grad(loss, parameters), lr)
+
+    def _move(
+        self,
+        optimiser: torch.optim.Optimizer,
+        parameters: Iterable[nn.Parameter],
+        slopes: Iterable[Tensor],
+        lr: float,
+    ) -> None:
+        for p, slope in zip(parameters, slopes, strict=True):
             p.grad = slope
         set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
         optimiser.step()
