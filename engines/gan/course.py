@@ -84,7 +84,7 @@ def panels(gan: GAN) -> list[Panel]:
         k = len(reference(gan.pool).modes.weights)
         out.append(
             Panel("strip", "Modes over time", partial(strip, gan),
-                  "one row a mode, steps to the right; dark: crowded, blank: lost",
+                  "a row a mode; dark: crowded, blank: lost",
                   (0.0, end, 0.5, k + 0.5), "wide", hz=8, equal=False,
                   help="Share of samples nearest to each centre against its true weight: blank is "
                   "none, half-way is right, the darkest is twice as many or more. Collapse leaves few "

@@ -78,10 +78,11 @@ class GAN(Engine):
     latent: int = knob(2, 1, 64, help="Dimensions of the noise that the generator is fed with.")
     width: int = knob(128, 16, 256, log=True,
                       help="Units in each of the three hidden layers of both networks.")  # fmt: skip
-    waves: int = knob(64, 0, 256, label="Waves D sees", kinds=("plane", "line"),
+    waves: int = knob(64, 0, 128, label="Waves D sees", kinds=("plane", "line"),
                       help="D is fed with so many sines of each point as well, of fixed random pitch: "
                       "they let a small network see what is fine.")  # fmt: skip
     focus: int = knob(300, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
+                      when={"waves": tuple(range(1, 129))},
                       help="D sees the coarse waves first, as if all points were blurred, and the blur "
                       "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
     d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
