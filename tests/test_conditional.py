@@ -89,11 +89,23 @@ def test_every_plane_has_classes_and_the_shares_that_its_rows_have():
         found = engine.classes
         assert 2 <= found.count <= MOST and float(found.shares.sum()) == pytest.approx(1)
         assert torch.equal(found.of(engine.pool.train), found.labels)
-    shares = started("unbalanced").classes.shares
+    shares = started("unbalanced").shares[:8]
     assert torch.allclose(shares, DATASETS["unbalanced"]().weights.float(), atol=0.01)
     drawn = started("unbalanced").classes.draw(20_000, rng()).bincount(minlength=8) / 20_000
     assert torch.allclose(drawn, shares, atol=0.015)
     assert not torch.allclose(drawn, torch.full((8,), 1 / 8), atol=0.015)
+
+
+def test_the_classes_asked_for_follow_other_data():
+    run = Experiment("ring8soft", "conditional_gan").start("cpu").train(steps=2)
+    before = run.engine.shares.clone()
+    run.feed(run.experiment.but(dataset="moons"))
+    assert torch.equal(run.engine.shares, before), "the model has not learnt anything yet"
+    run.train(steps=150)
+    after = run.engine.shares
+    assert float(after.sum()) == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(after[:2], torch.tensor([0.5, 0.5]), atol=0.01)
+    assert float(after[2:].max()) < 1e-3 < float(before[2:8].min())
 
 
 def test_quarters_go_round_the_middle():

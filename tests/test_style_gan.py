@@ -57,12 +57,12 @@ def test_modulation_is_its_formula(demodulate):
 
 
 def test_demodulation_keeps_the_size_of_a_signal_whatever_the_style():
-    layer = Modulated(64, 32, 4, rng())
+    layer = Modulated(64, 32, 4, rng()).requires_grad_(False)
     x = torch.randn(4000, 64, generator=rng(1))
     for size in (0.1, 1.0, 30.0):
         y = layer(x, size * torch.randn(1, 4, generator=rng(2)).expand(4000, -1))
         assert float((y - layer.bias).std()) == pytest.approx(1, abs=0.03)
-    loud = Modulated(64, 32, 4, rng(), demodulate=False)
+    loud = Modulated(64, 32, 4, rng(), demodulate=False).requires_grad_(False)
     y = loud(x, 30 * torch.randn(1, 4, generator=rng(2)).expand(4000, -1))
     assert float(y.std()) > 3, "the wrong twin: without it"
 

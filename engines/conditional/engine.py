@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engines.classes import MOST, Classes
 from engines.conditional import pictures
 from engines.conditional.networks import DISCRIMINATORS, Generator
-from engines.data.base import Dataset
+from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Metric, Panel
 from engines.players import Game
@@ -57,6 +57,7 @@ class Conditional(Game):
                             "are fewer.")  # fmt: skip
 
     LAYERS = 2
+    FOLLOWING = 0.05  # how fast the shares of classes follow other data, a step
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -71,6 +72,17 @@ class Conditional(Game):
             Generator(self.latent, self.width, self.LAYERS, self.dim, rng),
             DISCRIMINATORS[self.told](self.dim, self.width, self.LAYERS, rng),
         )
+
+    def start(self, pool: Pool) -> None:
+        super().start(pool)
+        # part of the model: it does not forget what it asks for when other data come
+        self.shares = self.wanted()
+
+    def wanted(self) -> Tensor:
+        """Shares (MOST,) of the classes among the training rows."""
+        shares = torch.zeros(MOST, device=self.device)
+        shares[: self.classes.count] = self.classes.shares
+        return shares
 
     def refresh(self) -> None:
         self._classes = Classes(self.pool, self._mean)
@@ -95,6 +107,7 @@ class Conditional(Game):
         loss = self.fool(self.generate(self.generator, y, self.rng), y)
         self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
         self._average()
+        self.shares.lerp_(self.wanted(), self.FOLLOWING)
         return {"discriminator": discriminator, "generator": loss.detach()}
 
     # ------------------------------------------------------------ the model
@@ -111,7 +124,7 @@ class Conditional(Game):
 
     def labelled(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples (n, dim) in data units and the classes (n,) that were asked for."""
-        y = self.classes.draw(n, generator or self.view_rng)
+        y = torch.multinomial(self.shares, n, True, generator=generator or self.view_rng)
         return self.sample_of(y, generator), y
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
