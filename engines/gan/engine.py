@@ -28,15 +28,20 @@ COMPANIES = 4  # packs over which D's view of a single point is averaged
 
 
 class GAN(Engine):
-    """Generator G: N(0, I) → data, and discriminator D = σ(logit), both SiLU networks.
+    """Generator G: N(0, I) → data, and discriminator D, both SiLU networks.
+
+    D's plain output is a logit, a probability or a critic's value: `LOSSES` says which. On the
+    plane D is fed with sines of each point as well, coarse ones first (`players.Sight`), and its
+    penalties R1 and R2 may fade: what is coarse is settled before what is fine.
 
     The model shown, sampled and measured is G with its weights averaged over the last
     `averaging` updates; the game itself is played with the newest weights. Where the data
     are integers with uniform noise, samples get the same noise: D must not win by its
     absence, and G cannot make 64 numbers of noise out of two.
 
-    References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1);
-    Yazıcı et al. 2019 (averaged generators).
+    References: Goodfellow et al. 2014 (the game); Metz et al. 2017 (unrolling); Mescheder,
+    Geiger & Nowozin 2018 (R1, R2); Lin, Khetan, Fanti & Oh 2018, PacGAN (packing); Yazıcı et
+    al. 2019 (averaged generators). Those of each loss stand beside it in losses.py.
     """
 
     name: ClassVar[str] = "gan"
@@ -47,7 +52,7 @@ class GAN(Engine):
         "A generator turns noise into samples; a discriminator learns to tell them from data, "
         "and its slope shows the generator where to go."
     )
-    objective = "min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
+    objective = "minimax: min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
     look_for = (
         "D turns flat, for two reasons: the samples come close to the data, and the R1 penalty "
         "holds its slope down. Set R1 to 0 to see it sharpen, the modes get lost, and the samples "
@@ -59,10 +64,11 @@ class GAN(Engine):
     clip_steps = 3000
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Minimax loss": {"loss": "minimax"},
-        "Without the R1 penalty": {"r1": 0.0},
+        "Without R1 and R2": {"r1": 0.0, "r2": 0.0},
+        "Packs of four": {"pack": 4},
         "Newest weights only": {"averaging": 1},
     }
-    loss_label = "loss, nats"
+    loss_label = "loss of each player"
     if_diverged = "Try smaller step sizes, or a larger R1 penalty."
 
     loss: Literal[
