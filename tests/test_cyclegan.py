@@ -12,7 +12,7 @@ from torch import nn
 from app.session import Session
 from app.share import read_hash, to_hash, to_python
 from engines import DATASETS, ENGINES, BadInput, Experiment
-from engines.cyclegan import Pair, best_symmetry
+from engines.cyclegan import Pair, best_symmetry, symmetry_of
 from engines.cyclegan.symmetry import energy_distance
 from engines.marks import Arrows, Points
 
@@ -100,7 +100,7 @@ def test_the_losses_are_the_papers(loss):
 
 def test_r1_is_the_mean_squared_slope_on_the_data():
     engine, seen = start(r1=3.0).engine, []
-    engine._descend = lambda optimiser, player, loss, lr: seen.append(float(loss))
+    engine._descend = lambda optimiser, player, loss, lr: seen.append(float(loss.detach()))
     real = torch.randn(2, 32, 2, generator=torch.Generator().manual_seed(0))
     fake = real.flip(0) + 1
     plain = 2 * float(engine._update_discriminators(real, fake))
@@ -175,6 +175,11 @@ def test_the_symmetries_of_known_data_are_found():
     y = long[:50]
     assert torch.allclose(found.back(found(y)), y, atol=1e-5)
     assert not torch.allclose(found(found(y)) if "turned by 90" in found.words else found(y), y)
+    # spirals look alike from afar when they are turned; their density tells
+    spirals = symmetry_of(DATASETS["spirals"]())
+    assert spirals.words == "turned by 180°" and spirals.gap < 0.3
+    assert symmetry_of(DATASETS["swissroll"]()).gap > 0.3
+    assert symmetry_of(DATASETS["spirals"]()) is spirals, "worked out once"
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     assert energy_distance(long[:300] @ quarter.T, long[300:600]) > 20 * abs(found.energy)
 
@@ -182,7 +187,7 @@ def test_the_symmetries_of_known_data_are_found():
 def test_another_pairing_is_as_good_and_has_the_same_cycle_error():
     run = start(batch=64).train(steps=60)
     engine = run.engine
-    s, x = engine.other, run.pool.source.test[:400]
+    s, x = engine._other, run.pool.source.test[:400]
     plain = engine.back(engine.there(x))
     assert torch.allclose(engine.back(s.back(s(engine.there(x)))), plain, atol=1e-4)
     wrong = engine.back(s(s(engine.there(x))) if "turned" in s.words else s(engine.there(x)))
@@ -221,10 +226,13 @@ def test_pictures_show_where_each_x_goes():
     assert way.xy.shape == (2, 800, 2) and way.xy[0] == pytest.approx(
         run.pool.source.test[:800].numpy()
     )
-    colours = [m.group for p in ("truth", "model", "other") for m in panels[p].marks
+    colours = [m.group for p in ("source", "model", "other") for m in panels[p].marks
                if isinstance(m, Points) and m.group is not None]  # fmt: skip
     assert len(colours) == 3 and all(np.array_equal(colours[0], c) for c in colours)
     assert len(np.unique(colours[0])) > 4
+    assert "as good" in panels["other"].subtitle and "not" not in panels["other"].subtitle
+    crooked = {p.id: p for p in start("swissroll").engine.panels()}
+    assert "not as good" in crooked["other"].subtitle
 
 
 # ---------------------------------------------------------------- where it comes from

@@ -2,6 +2,6 @@
 
 from engines.cyclegan.engine import CycleGAN
 from engines.cyclegan.networks import Pair
-from engines.cyclegan.symmetry import Symmetry, best_symmetry
+from engines.cyclegan.symmetry import Symmetry, best_symmetry, symmetry_of
 
-__all__ = ["CycleGAN", "Pair", "Symmetry", "best_symmetry"]
+__all__ = ["CycleGAN", "Pair", "Symmetry", "best_symmetry", "symmetry_of"]

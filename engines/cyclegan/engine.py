@@ -14,7 +14,7 @@ from engines import nets
 from engines.base import Engine
 from engines.cyclegan import pictures
 from engines.cyclegan.networks import Pair
-from engines.cyclegan.symmetry import Symmetry, best_symmetry, energy_distance
+from engines.cyclegan.symmetry import energy_distance, symmetry_of
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Metric, Panel
@@ -36,7 +36,7 @@ class CycleGAN(Engine):
     generators with averaged weights. A sample is G(x) of a training row x.
 
     The optimum is not unique: for any map S that leaves Y's distribution as it is, S∘G and
-    F∘S⁻¹ have the same losses. `other` is the best such rotation or reflection.
+    F∘S⁻¹ have the same losses. `symmetry_of` finds the best such rotation or reflection.
     """
 
     name: ClassVar[str] = "cyclegan"
@@ -141,7 +141,8 @@ class CycleGAN(Engine):
         self.refresh()
 
     def refresh(self) -> None:
-        self._other: Symmetry | None = None
+        # the symmetry of Y by which another pairing, as good as this one, is shown
+        self._other = symmetry_of(self.pool.dataset)
 
     def step(self) -> dict[str, Tensor]:
         x = self.pool.source.batch(self.batch, self.rng)
@@ -227,13 +228,6 @@ class CycleGAN(Engine):
         index = torch.randint(len(rows), (n,), generator=rng, device=self.device)
         return self.there(rows[index])
 
-    @property
-    def other(self) -> Symmetry:
-        """The symmetry of Y by which another pairing, as good as this one, is shown."""
-        if self._other is None:
-            self._other = best_symmetry(self.pool.test)
-        return self._other
-
     # ------------------------------------------------------------ numbers and pictures
 
     def cycle_errors(self) -> tuple[Tensor, Tensor]:
@@ -249,7 +243,7 @@ class CycleGAN(Engine):
         made = self.there(x)
         scale = float(self._std.square().mean().sqrt())
         fits = energy_distance(made[:NEAR].double(), y[-NEAR:].double()) / scale
-        other = energy_distance(self.other(made)[:NEAR].double(), y[-NEAR:].double()) / scale
+        other = energy_distance(self._other(made)[:NEAR].double(), y[-NEAR:].double()) / scale
         error = lambda e: {"value": float(e.mean()), "se": float(e.std()) / len(e) ** 0.5}  # noqa: E731
         return [
             Metric("cycle", **error(on_x), unit="σ", floor=0.0, label="Cycle error, X → Y → X",

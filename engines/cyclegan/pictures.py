@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 SECTORS = 8  # colours of the places in X
 SHOWN = 800
 GRID = 50
+ALIKE = 0.3  # nats between Y and its image, up to which both pairings are called equally good
 KEYS = np.array([0.0, 1.0], dtype=np.float32)
 
 
 def panels(engine: CycleGAN) -> list[Panel]:
     here, there = engine.pool.source.dataset.extent, engine.pool.dataset.extent
     wide = around(here, there)
+    symmetry = engine._other
+    alike = "as good" if symmetry.gap < ALIKE else "not as good: Y has no symmetry"
     return [
-        Panel("truth", "X, coloured by place", partial(source, engine), "where it comes from", here,
+        Panel("source", "X, coloured by place", partial(source, engine), "where it comes from", here,
               "large", hz=0.5, first=True,
               help="Held-out rows of the source, in eight colours by their angle about the mean."),
         Panel("model", "G(X) on Y", partial(target, engine), "in the colours of x; Y in blue", there,
@@ -38,7 +41,7 @@ def panels(engine: CycleGAN) -> list[Panel]:
               help="The same points on their straight way from X to Y."),
         Panel("arrows", "Arrows x → G(x)", partial(arrows, engine), "", wide, "large", hz=8,
               help="Where G takes each of some held-out x, over both datasets."),
-        Panel("other", "Another pairing, as good", partial(other, engine), engine.other.words, there,
+        Panel("other", "Another pairing", partial(other, engine), f"{symmetry.words}, {alike}", there,
               "small", hz=8,
               help="S(G(x)), with S the rotation or reflection under which Y changes least. With "
               "F(S⁻¹(y)) for the way back the cycle error is exactly the same, and the adversarial "
@@ -101,7 +104,7 @@ def arrows(engine: CycleGAN) -> list[Mark]:
 
 def other(engine: CycleGAN) -> list[Mark]:
     x, group = rows(engine)
-    made = numpy(engine.other(engine.there(x)))
+    made = numpy(engine._other(engine.there(x)))
     return [data_points(engine, 600, 0.3), Points(made, "model", 2.2, group=group, label="S(G(x))")]
 
 
