@@ -149,8 +149,8 @@ def test_every_pixel_begins_gaussian_by_itself():
     rows = engine.pool.rows(torch.arange(1000), torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = farthest(engine.encode(rows))
-        bias = engine.kept.module.flow.conditioner.biases[-1]
-        kept, each = bias.clone(), engine.kept.module.flow.conditioner.each
+        bias = engine.shown.flow.conditioner.biases[-1]
+        kept, each = bias.clone(), engine.shown.flow.conditioner.each
         bits = cost(engine)
         bias.zero_()  # the identity
         twin, worse = farthest(engine.encode(rows)), cost(engine)

@@ -134,6 +134,29 @@ def test_points_that_float32_makes_one_are_refused():
         PointsDataset(xy)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["autoregressive", "flow"])
+def test_few_points_are_not_learnt_by_heart(engine):
+    run = Experiment.from_points(moons(400), engine).start("cpu").train(steps=600)
+    fresh = torch.from_numpy(moons(5000, seed=9))  # the truth, which no estimate knows
+
+    def nll() -> float:
+        with torch.no_grad():
+            return -float(run.log_prob(fresh).mean())
+
+    kept = nll()
+    run.set("best", False)  # the wrong twin: whatever stood last
+    assert kept < nll() - 0.2
+    # other points: what did best on the old ones is forgotten, and the newest shown meanwhile
+    run.set("best", True)
+    run.feed(Experiment.from_points(moons(400, seed=1) + 1.0, engine))
+    assert not run.engine.kept.found and run.engine.shown is run.engine.average.module
+    run.train(steps=60)
+    assert run.engine.kept.found and run.engine.shown is run.engine.kept.module
+    # and data without end need no such care
+    assert not Experiment("moons", engine).start("cpu").pool.finite
+
+
 # ---------------------------------------------------------------- Gaussians by hand
 
 THREE = [

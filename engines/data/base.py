@@ -177,6 +177,11 @@ class Pool:
     def dim(self) -> int:
         return self.train.shape[1]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the training rows are all that there are, so that they can be learnt by heart."""
+        return self.fresh is None
+
     def rows(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Training rows by index; integers get fresh uniform noise (dequantisation)."""
         x = self.train[index]
