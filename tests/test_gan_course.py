@@ -210,7 +210,8 @@ def test_a_critic_is_not_shown_as_a_probability(name):
     critic = LOSSES[name].probability is None
     assert ("f(x)" in shown["discriminator"].title) == critic
     assert ("D(x)" in shown["discriminator"].title) == (not critic)
-    assert ("should" in shown["optimal"].title) == (not critic)
+    assert ("should" in shown["optimal"].title) == (not critic or name == "relativistic")
+    assert ("log" in shown["optimal"].title) == (name == "relativistic")
     assert ("value" in shown) == LOSSES[name].plays_value
     heat = marks(engine, "discriminator")[0]
     spread = heat.values.max() - heat.values.min()
@@ -219,6 +220,20 @@ def test_a_critic_is_not_shown_as_a_probability(name):
         assert heat.values.mean() == pytest.approx(5, abs=1), "its zero means something"
     elif critic:
         assert abs(heat.values.mean()) < 1, "a constant is left out"
+
+
+def test_what_a_relativistic_critic_should_be():
+    """Where all samples lie on the right half, q = 2p: log ½ there, and far above 0 elsewhere."""
+    engine = started("checkerboard", loss="relativistic", width=16)
+    rows = engine.pool.train
+    right = rows[rows[:, 0] > 0]
+    engine.sample = lambda n, generator=None: right[:n]
+    (heat,) = marks(engine, "optimal")
+    n = len(heat.values)
+    there = np.nanmedian(heat.values[:, n // 2 + 6 :])
+    assert there == pytest.approx(math.log(0.5), abs=0.1)
+    assert there != pytest.approx(math.log(2), abs=0.5)  # wrong twin: log q/p
+    assert np.nanmedian(heat.values[:, : n // 2 - 6]) > 3
 
 
 def test_in_packs_no_plain_value_is_claimed():

@@ -54,9 +54,9 @@ class GAN(Engine):
     )
     objective = "minimax: min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
     look_for = (
-        "D turns flat, for two reasons: the samples come close to the data, and the R1 penalty "
-        "holds its slope down. Set R1 to 0 to see it sharpen, the modes get lost, and the samples "
-        "chase each other."
+        "D turns flat as the samples come close to the data, and then there is nothing left to "
+        "tell G. Set both penalties and the waves to 0 to see modes get lost, and samples chase "
+        "each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
     density_kind = "implicit"
@@ -75,37 +75,37 @@ class GAN(Engine):
         "non-saturating", "minimax", "least squares", "Wasserstein", "hinge", "relativistic",
         "relativistic average",
     ] = knob(
-        "non-saturating",
+        "relativistic",
         live=True,
         help="What both players play for. Minimax is the game of 2014, whose slope vanishes for G "
         "where D is sure; relativistic ones compare samples with data; Wasserstein needs a bound on "
         "D's slope.",
     )  # fmt: skip
     latent: int = knob(2, 1, 64, help="Dimensions of the noise that the generator is fed with.")
-    width: int = knob(128, 16, 256, log=True,
+    width: int = knob(64, 16, 256, log=True,
                       help="Units in each of the three hidden layers of both networks.")  # fmt: skip
     waves: int = knob(64, 0, 128, label="Waves D sees", kinds=("plane", "line"),
                       help="D is fed with so many sines of each point as well, of fixed random pitch: "
                       "they let a small network see what is fine.")  # fmt: skip
-    focus: int = knob(300, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
+    focus: int = knob(150, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
                       when={"waves": tuple(range(1, 129))},
                       help="D sees the coarse waves first, as if all points were blurred, and the blur "
                       "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
-    d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
+    d_lr: float = knob(2.5e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
                        help="Adam's step size for the discriminator; it falls as 1/√(1 + t/200).")  # fmt: skip
-    g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
+    g_lr: float = knob(5e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
                        help="Adam's step size for the generator; it falls as 1/√(1 + t/200).")  # fmt: skip
     d_steps: int = knob(1, 1, 10, live=True, label="D steps per G step",
                         help="Discriminator updates before each generator update.")  # fmt: skip
     batch: int = knob(256, 16, 1024, log=True, live=True,
                       help="Data points, and as many samples, in each update.")  # fmt: skip
-    r1: float = knob(2.0, 0.0, 10.0, live=True, label="R1 penalty",
+    r1: float = knob(0.5, 0.0, 10.0, live=True, label="R1 penalty",
                      help="Adds R1/2 · |slope of D's output|² on the data to D's loss: the game "
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
-    r2: float = knob(0.0, 0.0, 10.0, live=True, label="R2 penalty",
+    r2: float = knob(0.5, 0.0, 10.0, live=True, label="R2 penalty",
                      help="The same on the samples: it also calms D where there are no data.")  # fmt: skip
-    fade: int = knob(0, 0, 5000, live=True, label="R1 and R2 fade",
-                     help="Both penalties halve every so many steps, down to a hundredth: first the "
+    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade",
+                     help="Both penalties halve every so many steps, down to a tenth: first the "
                      "shares of modes are found, then their shapes; 0 keeps them as they are.")  # fmt: skip
     slope_one: float = knob(0.0, 0.0, 20.0, live=True, label="Gradient penalty",
                             help="Adds λ · (|slope of D's output| − 1)² on lines from data to samples, "
@@ -134,7 +134,7 @@ class GAN(Engine):
     BETAS = (0.0, 0.99)  # momentum makes two players circle each other
     FINEST = 40.0  # of the waves, radians per standard deviation of the data
     WIDEST = 0.5  # blur of the waves at first, in standard deviations of the data
-    LEAST = 0.002  # of R1 and R2
+    LEAST = 0.1  # of R1 and R2
     SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
 
     @classmethod

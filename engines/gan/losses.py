@@ -113,6 +113,7 @@ class Loss:
         probability: turns D's output into its probability of "data"; None for a critic,
             whose values are not probabilities.
         zero: a critic's 0 means something; otherwise it is known up to a constant only.
+        ratio: the best critic is log p − log q, up to a constant.
         plays_value: what D maximises is V.
     """
 
@@ -121,6 +122,7 @@ class Loss:
     relative: bool = False
     probability: Callable[[Tensor], Tensor] | None = torch.sigmoid
     zero: bool = False
+    ratio: bool = False
     plays_value: bool = False
 
     def of_generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -134,7 +136,7 @@ LOSSES: dict[str, Loss] = {
     "least squares": Loss(squares, to_one, probability=lambda output: output),
     "Wasserstein": Loss(difference, climb, probability=None),
     "hinge": Loss(hinge, climb, probability=None, zero=True),
-    "relativistic": Loss(pairs, turned, relative=True, probability=None),
+    "relativistic": Loss(pairs, turned, relative=True, probability=None, ratio=True),
     "relativistic average": Loss(averages, turned_averages, relative=True, probability=None),
 }
 

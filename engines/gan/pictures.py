@@ -49,11 +49,15 @@ def plane_panels(gan: GAN) -> list[Panel]:
     about = "D's probability that a point is data" if game.probability else (
         "What the critic says of a point: no probability" + (
             ", but its sign tells" if game.zero else ", and known but for a constant"))  # fmt: skip
-    plain = game.probability is not None and gan.pack == 1
-    best = f"What D should be: {p}/({p} + q̂)" if plain else f"Who is there: {p}/({p} + q̂)"
-    aim = "The best D for the present generator." if plain else (
-        "Data's share of what lies at each place. The loss that is played makes another function of "
-        "it, or looks at more than one point.")  # fmt: skip
+    share, aim = f"{p}/({p} + q̂)", "The best D for the present generator."
+    if gan.pack == 1 and game.ratio:
+        best, aim = f"What f should be: log {p}/q̂", "The best critic, but for a constant."
+    elif gan.pack == 1 and game.probability is not None:
+        best = f"What D should be: {share}"
+    else:
+        best = f"Who is there: {share}"
+        aim = ("Data's share of what lies at each place. The loss that is played makes another "
+               "function of it, or looks at more than one point.")  # fmt: skip
     panels = [
         Panel("discriminator", name, partial(discriminator, gan), sides, box, "small", hz=8,
               help=f"{about}, with held-out data and samples. A large R1 penalty flattens it even "
@@ -127,9 +131,12 @@ def optimal(gan: GAN) -> list[Mark]:
     p, q = data_field(gan), kde(gan.sample(FOR_KERNEL), box, GRID, h)
     # a kernel averages over 4πh²: of so many samples q̂ is made, where p = q
     support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
-    ratio = torch.where(support < 4, math.nan, p / (p + q) - 0.5)
-    return [Heat(numpy(ratio), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-                 label="estimate of the best D − ½")]  # fmt: skip
+    if gan.game.ratio and gan.pack == 1:
+        best, hi, label = (p / q.clamp_min(1e-30)).clamp_min(1e-30).log(), 3.0, "log p/q̂, nats"
+    else:
+        best, hi, label = p / (p + q) - 0.5, 0.5, "estimate of the best D − ½"
+    best = torch.where(support < 4, math.nan, best)
+    return [Heat(numpy(best), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)]
 
 
 def data_field(gan: GAN) -> Tensor:
