@@ -27,7 +27,7 @@ class Perceptron(nn.Module):
     zero. First weights after He et al. 2015: Var W = 2/(1 + a²) / n_in.
 
     Attributes:
-        body: everything but the last layer, (N, n_in) → (N, width).
+        body: everything but the last layer, (N, n_in) → (N, width); nothing with 0 layers.
         head: the last layer.
     """
 
@@ -42,7 +42,7 @@ class Perceptron(nn.Module):
         for i in range(layers):
             parts += [linear(width if i else n_in, width, rng, gain), nn.LeakyReLU(self.SLOPE)]
         self.body = nn.Sequential(*parts)
-        self.head = linear(width, n_out, rng)
+        self.head = linear(width if layers else n_in, n_out, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))

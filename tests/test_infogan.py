@@ -132,14 +132,14 @@ def test_agreement_is_that_of_scikit_learn():
 
 
 def test_codes_are_drawn_as_their_entropy_says():
-    engine = started(categories=6, continuous=3)
+    engine = started(categories=6, continuous=3, loudness=2.0)
     codes = engine.codes(60_000, rng())
     assert torch.allclose(codes.category.bincount().double() / 60_000, torch.full((6,), 1 / 6).double(), atol=0.006)  # fmt: skip
     assert codes.continuous.shape == (60_000, 3) and float(codes.continuous.abs().max()) <= 1
     assert float(codes.continuous.var()) == pytest.approx(1 / 3, abs=0.005)
     parts = engine.inputs(codes).split([6, 3, engine.latent], 1)
-    for part in parts:
-        assert float(part.square().mean()) == pytest.approx(1, abs=0.02), "at one loudness"
+    assert torch.equal(parts[0].argmax(1), codes.category) and (parts[0].sum(1) == 2).all()
+    assert torch.equal(parts[1], 2 * codes.continuous) and torch.equal(parts[2], codes.noise)
 
 
 def test_the_metric_is_the_bound_on_the_samples_shown():

@@ -14,7 +14,7 @@ from engines import BadInput, Experiment
 from engines.marks import Images, Mesh, Paths, Points
 from engines.style import StyleGAN
 from engines.style.networks import EPSILON, Generator, Modulated, detour, mixed, truncated
-from engines.style.pictures import straight, variety
+from engines.style.pictures import straight, unbent, variety
 
 
 def started(dataset: str = "ring8soft", seed: int = 0, **knobs) -> StyleGAN:
@@ -93,7 +93,7 @@ def test_mixing_with_oneself_is_the_plain_sample():
 
 
 def test_layers_after_the_crossover_do_not_see_the_first_source():
-    net = Generator(2, 3, 16, 4, 2, rng()).double()
+    net = Generator(2, 2, 3, 16, 4, 2, rng()).double()
     a, b, c = (net.broadcast(torch.randn(5, 3, generator=rng(k)).double()) for k in (1, 2, 3))
     changed = a.clone()
     changed[:, 2:] = c[:, 2:]
@@ -172,6 +172,16 @@ def test_detours_of_lines_and_half_circles():
     assert float(detour(arc)) == pytest.approx(math.pi / 2, abs=1e-4)
     whole = torch.stack([(2 * t).cos(), (2 * t).sin()], 1)[None]
     assert float(detour(whole)) > 1e3, "back where it began"
+
+
+def test_a_linear_mapping_bends_nothing():
+    engine = started(depth=0)
+    in_z, in_w = straight(engine, torch.randn(2, 30, 2, generator=rng()), 12)
+    assert torch.allclose(in_z, in_w, atol=1e-4), "straight in one is straight in the other"
+    assert unbent(float(detour(in_z)), float(detour(in_w))) == pytest.approx(0, abs=0.02)
+    assert unbent(1.5, 1.0) == 1 and unbent(1.5, 1.25) == pytest.approx(0.5)
+    in_z, in_w = straight(started(), torch.randn(2, 30, 2, generator=rng()), 12)
+    assert not torch.allclose(in_z, in_w, atol=1e-3), "the wrong twin"
 
 
 def test_straight_lines_share_their_ends_and_are_straight_in_their_space():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -56,6 +55,9 @@ class InfoGAN(Game):
 
     categories: int = knob(10, 2, 25, help="Values of the categorical code, all equally likely.")
     continuous: int = knob(2, 0, 4, label="Continuous codes", help="Codes that are uniform on [−1, 1].")  # fmt: skip
+    loudness: float = knob(3.0, 0.3, 10.0, log=True, label="Loudness of the codes",
+                           help="How large codes stand beside the noise, which has spread 1. A "
+                           "loud code takes modes for itself even where nothing is gained by it.")  # fmt: skip
     information: float = knob(1.0, 0.0, 5.0, live=True, label="Weight of information (λ)",
                               help="How much the generator gains by samples that tell their code; "
                               "0 is a GAN with an audience that may read along.")  # fmt: skip
@@ -118,10 +120,10 @@ class InfoGAN(Game):
         )
 
     def inputs(self, codes: Codes) -> Tensor:
-        """Codes and noise side by side at one loudness: (N, K + C + latent)."""
-        hot = one_hot(codes.category, self.categories).to(codes.noise.dtype)
-        loud = math.sqrt(self.categories), math.sqrt(3.0)  # a mean square of 1 each
-        return torch.cat([loud[0] * hot, loud[1] * codes.continuous, codes.noise], 1)
+        """Codes, the category as a row of 0 and 1, and noise: (N, K + C + latent)."""
+        hot = one_hot(codes.category, self.categories)
+        told = torch.cat([hot, codes.continuous], 1)
+        return torch.cat([self.loudness * told, codes.noise], 1)
 
     def generate(self, network: nn.Module, codes: Codes, generator: torch.Generator) -> Tensor:
         """A standardised sample of each row of the codes: (N, dim)."""

@@ -43,12 +43,17 @@ class StyleGAN(Game):
     paper = "Karras, Laine & Aila, 2019: A Style-Based Generator Architecture for GANs"
     clip_steps = 1500
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "A linear mapping": {"depth": 0},
         "Never mixed in training": {"mixing": 0.0},
         "Half truncated (ψ = 0.5)": {"psi": 0.5},
         "Without the R1 penalty": {"r1": 0.0},
     }
 
+    width: int = knob(64, 16, 256, log=True, help="Units in each hidden layer.")
     latent: int = knob(2, 1, 64, label="Noise dimensions", help="Dimensions of z.")
+    depth: int = knob(2, 0, 4, label="Layers of the mapping",
+                      help="Hidden layers between z and w; with none of them w is linear in z, "
+                      "and bends nothing.")  # fmt: skip
     styles: int = knob(8, 1, 64, label="Style dimensions", help="Dimensions of w.")
     mixing: float = knob(0.5, 0.0, 1.0, live=True, label="Mixed in training",
                          help="Share of training samples whose early and late layers get styles "
@@ -66,7 +71,7 @@ class StyleGAN(Game):
 
     def networks(self, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
         return (
-            Generator(self.latent, self.styles, self.width, self.LAYERS, self.dim, rng),
+            Generator(self.latent, self.depth, self.styles, self.width, self.LAYERS, self.dim, rng),
             Perceptron(self.dim, self.width, 2, 1, rng),
         )
 

@@ -66,15 +66,23 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """G(z) = g(f(z), …, f(z)): mapping f and synthesis g with L styles, (N, latent) → (N, dim)."""
+    """G(z) = g(f(z), …, f(z)): mapping f and synthesis g with L styles, (N, latent) → (N, dim).
 
-    DEPTH = 3  # layers of the mapping
+    depth: hidden layers of the mapping; with none it is linear.
+    """
 
     def __init__(
-        self, latent: int, styles: int, width: int, layers: int, dim: int, rng: torch.Generator
+        self,
+        latent: int,
+        depth: int,
+        styles: int,
+        width: int,
+        layers: int,
+        dim: int,
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
-        self.mapping = Perceptron(latent, width // 2, self.DEPTH - 1, styles, rng)
+        self.mapping = Perceptron(latent, width // 2, depth, styles, rng)
         self.synthesis = Synthesis(styles, width, layers, dim, rng)
         self.styles = layers
 

@@ -181,19 +181,27 @@ def variety(x: Tensor, data: Tensor) -> float:
     return math.sqrt(float(x.double().var(0).sum() / data.double().var(0).sum()))
 
 
+def unbent(detour_z: float, detour_w: float) -> float:
+    """1 − (detour_w − 1)/(detour_z − 1): 0 when both are alike, 1 when w has no detour left."""
+    return 1 - (detour_w - 1) / max(detour_z - 1, 1e-6)
+
+
 def metrics(engine: StyleGAN) -> list[Metric]:
     x, pool = engine.sample(MEASURED), engine.pool
     in_z, in_w = straight(engine, engine.randn(2, PAIRS, engine.latent), STEPS)
+    bends = [float(detour(path)) for path in (in_z, in_w)]
     out = [
         Metric("variety", variety(x, pool.test), "×", floor=1.0, label="Variety",
                help="Spread of the samples over that of held-out data: 1 is right, 0 is one "
                "sample only."),
-        Metric("detour_z", float(detour(in_z)), "×", floor=1.0, label="Detour, straight in z",
+        Metric("detour_z", bends[0], "×", floor=1.0, label="Detour, straight in z",
                help="Length of the way that samples take while z goes straight from one noise to "
                "another, over the distance of its ends."),
-        Metric("detour_w", float(detour(in_w)), "×", floor=1.0, label="Detour, straight in w",
-               help="The same while w goes straight between the same ends. Below the one in z: the "
-               "mapping took the bends out."),
+        Metric("detour_w", bends[1], "×", floor=1.0, label="Detour, straight in w",
+               help="The same while w goes straight between the same ends."),
+        Metric("unbent", unbent(*bends), label="Bends taken out",
+               help="How much of the detour in z there is no more in w, as a share: 0 for a linear "
+               "mapping. What is above 0 the mapping has unbent."),
     ]  # fmt: skip
     if pool.dataset.kind == "plane":
         found = nearest_ratio(x, pool.train[:AMONG], pool.test[:MEASURED])
