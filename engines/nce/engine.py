@@ -123,10 +123,10 @@ class NCE(Engine):
         help="Spread of their frequencies, in radians per standard deviation of the data.",
     )  # fmt: skip
     lr: float = knob(
-        5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        7e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
         help="Adam's step size, which falls after the first few hundred steps.",
     )  # fmt: skip
-    batch: int = knob(1024, 16, 4096, log=True, live=True, help="Data points a step.")
+    batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points a step.")
     proposals: int = knob(
         16, 1, 64, log=True, view=True, label="Proposals a sample",
         help="Noise points that each sample is chosen from, by their weights; 1 shows the noise.",
