@@ -210,7 +210,7 @@ def test_a_critic_is_not_shown_as_a_probability(name):
     critic = LOSSES[name].probability is None
     assert ("f(x)" in shown["discriminator"].title) == critic
     assert ("D(x)" in shown["discriminator"].title) == (not critic)
-    assert ("should" in shown["optimal"].title) == (not critic or name == "relativistic")
+    assert ("should" in shown["optimal"].title) == (not critic)
     assert ("log" in shown["optimal"].title) == (name == "relativistic")
     assert ("value" in shown) == LOSSES[name].plays_value
     heat = marks(engine, "discriminator")[0]

@@ -84,11 +84,11 @@ def panels(gan: GAN) -> list[Panel]:
         k = len(reference(gan.pool).modes.weights)
         out.append(
             Panel("strip", "Modes over time", partial(strip, gan),
-                  "a row a mode; dark: crowded, blank: lost",
+                  "a row a mode; strong: crowded, blank: lost",
                   (0.0, end, 0.5, k + 0.5), "wide", hz=8, equal=False,
                   help="Share of samples nearest to each centre against its true weight: blank is "
-                  "none, half-way is right, the darkest is twice as many or more. Collapse leaves few "
-                  "dark rows; when modes hop, dark jumps from row to row. It begins where you began "
+                  "none, half-way is right, the strongest is twice as many or more. Collapse leaves a few "
+                  "strong rows; when modes hop, colour jumps from row to row. It begins where you began "
                   "to look."))  # fmt: skip
     if gan.game.plays_value and gan.pack == 1:
         of = "q̂: kernel estimate" if exact else "p̂, q̂: kernel estimates"

@@ -51,7 +51,7 @@ def plane_panels(gan: GAN) -> list[Panel]:
             ", but its sign tells" if game.zero else ", and known but for a constant"))  # fmt: skip
     share, aim = f"{p}/({p} + q̂)", "The best D for the present generator."
     if gan.pack == 1 and game.ratio:
-        best, aim = f"What f should be: log {p}/q̂", "The best critic, but for a constant."
+        best, aim = f"Best f: log {p}/q̂", "The best critic, but for a constant."
     elif gan.pack == 1 and game.probability is not None:
         best = f"What D should be: {share}"
     else:
