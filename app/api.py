@@ -107,7 +107,8 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
         """Train, and stream where the run stands about four times a second: step, seconds of
         training, rate in steps a second, metrics {name: {value, se, unit, kind, floor, step,
         note, kernel_estimate}}, losses {name: value}, the same for the settings beside, and a
-        note. The last one has every metric measured anew. It ends after 600 seconds at the
+        note. A metric's kind is exact, estimate, upper bound (the truth is this or less) or lower
+        bound (this or more). The last one has every metric measured anew. It ends after 600 seconds at the
         latest; a newer /train ends an older one. In JSON, infinity is "Infinity", and what is no
         number is null.
 

@@ -4,12 +4,15 @@
     python -m bench.quality flow --datasets moons,spirals       one engine, with its curve
     python -m bench.quality flow --knobs '{"kind": "MAF"}' --seeds 0,1,2 --seconds 30
     python -m bench.quality flow --datasets digits --seconds 60
+    python -m bench.quality gan                    modes, shares and spread: see bench/games.py
 
 KL(p‖q) is the mean of log p − log q in nats over the run's 10,000 held-out points, with the
 exact p. Beside it stands what a kernel estimate on 20,000 true samples achieves on the same
 points. On images it is bits/dim of the 500 held-out images, of the weights that the model
 shows: its best on validation images, where it keeps them. Seconds are CPU seconds of training
 alone, on one thread.
+
+Digits with labels have two numbers that need each other: see `bench.labelled`.
 
 With `--save` the curves are kept in bench/out, and `python -m bench.picture` draws them all.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 
 import torch
 
+from bench import games, labelled
 from engines import DATASETS, ENGINES, Experiment, rival
 from engines.metrics import bits_per_dim, kl
 from engines.run import Diverged, Run
@@ -132,15 +136,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engine", nargs="?", help="all of ROWS if none is named")
     parser.add_argument("--row", choices=ROWS, help="one of ROWS")
-    parser.add_argument("--datasets", default=",".join(PLANES))
-    parser.add_argument("--knobs", default="{}", help="JSON of knobs that differ from the default")
+    parser.add_argument("--datasets", help="of those that it can be measured on")
+    parser.add_argument("--knobs", help="JSON of knobs that differ from the default")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--save", action="store_true", help="keep the curves in bench/out")
     given = parser.parse_args(arguments or [])
     torch.set_num_threads(1)
-    datasets, seeds = given.datasets.split(","), [int(s) for s in given.seeds.split(",")]
-    knobs = json.loads(given.knobs)
+    seeds, knobs = [int(s) for s in given.seeds.split(",")], json.loads(given.knobs or "{}")
+    if given.engine == "gan":  # it has no density
+        rows = games.GAMES if given.knobs is None else {f"gan {given.knobs}": knobs}
+        for label, knobs in rows.items():
+            datasets = (given.datasets or "ring8").split(",")
+            games.measure(label, knobs, datasets, seeds, given.seconds, given.save)
+        return
+    datasets = (given.datasets or ",".join(PLANES)).split(",")
     label = ", ".join([given.engine or "", *(f"{k} {v}" for k, v in knobs.items())])
     if given.engine or given.row:
         engine, knobs = (given.engine, knobs) if given.engine else ROWS[given.row]
@@ -153,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         measure(label, engine, datasets, knobs, seeds, given.seconds, given.save)
         if label in ON_IMAGES:
             measure(label, engine, list(IMAGES), knobs, seeds, IMAGE_SECONDS, given.save)
+    labelled.table({}, seeds, IMAGE_SECONDS)
     others()
 
 

@@ -169,6 +169,10 @@ class Engine(Knobbed):
         """Cheap numbers that are special to the model, at most four times a second."""
         return []
 
+    def probes(self) -> list[Any]:
+        """Dear numbers special to the model, as `engines.probes.Probe`: each at its own rate."""
+        return []
+
     def changed(self, name: str) -> None:
         """Called after a live or view knob was set."""
 

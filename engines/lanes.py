@@ -83,6 +83,7 @@ class Lane:
         self.ghosts: dict[str, Track] = {}  # the curves of the run before, to compare with
         self.metric_tracks: dict[str, Track] = defaultdict(Track)
         self.metrics: dict[str, Metric] = {}
+        self.own: set[str] = set()  # names of the engine's own numbers
         self.panels: dict[str, Panel] = {}
         self.drawn_at: dict[str, float] = {}
         self.panel_cost: dict[str, float] = {}  # seconds, of the last drawing

@@ -31,6 +31,7 @@ Role = Literal[
     "truth",
     "plain",
 ]
+MetricKind = Literal["exact", "upper bound", "lower bound", "estimate"]
 Box = tuple[float, float, float, float]  # x0, x1, y0, y1
 
 
@@ -45,7 +46,8 @@ class Heat(Mark):
     """A field on a grid. `values[row, column]`: **cell averages**, row 0 at the bottom.
 
     scale 'sequential' runs from lo to hi (colour grows with value**gamma), 'diverging' is
-    centred on zero and runs from -hi to hi. NaN is drawn as nothing.
+    centred on zero and runs from -hi to hi. NaN is drawn as nothing. With `crisp` cells keep
+    their edges, however many there are: rows that are things of their own.
     """
 
     values: np.ndarray
@@ -57,6 +59,7 @@ class Heat(Mark):
     gamma: float = 0.5
     label: str = "density"
     unit: str = ""
+    crisp: bool = False
     static: bool = False
 
 
@@ -280,15 +283,17 @@ class Panel:
 class Metric:
     """A number that says what it is.
 
-    kind: exact | bound | estimate; `se` its standard error; `floor` what two fresh true
-    samples would give (or the ideal value). `rival` is the same number for a kernel estimate
+    kind: "exact"; "estimate", on either side of the truth; "upper bound", when the truth is this
+    or less, and "lower bound", when it is this or more. A bound that is a mean over rows or draws
+    holds but for its noise. `se` is the standard error, `floor` what two fresh true samples would
+    give (or the ideal value). `rival` is the same number for a kernel estimate
     of the data (see engines/rival.py), and NaN or None where there is none.
     """
 
     name: str
     value: float
     unit: str = ""
-    kind: Literal["exact", "bound", "estimate"] = "estimate"
+    kind: MetricKind = "estimate"
     se: float | None = None
     floor: float | None = None
     step: int = 0

@@ -116,6 +116,7 @@ class Best(nn.Module):
     """
 
     EVERY = 50  # steps between two offers
+    ROWS = 2000  # of the validation rows, at most
 
     def __init__(self, make: nn.Module) -> None:
         super().__init__()
@@ -136,6 +137,11 @@ class Best(nn.Module):
             mine.copy_(torch.where(better, theirs[name], mine))
         self.loss.copy_(torch.where(better, loss, self.loss))
         self.step.copy_(torch.where(better, float(step), self.step))
+
+    @property
+    def found(self) -> bool:
+        """Whether any weights were offered yet; costs a transfer from the device."""
+        return bool(self.loss.isfinite())
 
     def forget(self) -> None:
         """Other data came: what did best on the old ones says nothing."""

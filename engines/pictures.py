@@ -179,7 +179,7 @@ def _plane(lane: Lane) -> list[Panel]:
     if not engine.has_density:
         title, about = "Samples of the model", "data in blue"
     elif engine.field_note:
-        about = f"{engine.field_note}; {about}"
+        about = f"samples in orange; {engine.field_note}"
     panels = [
         Panel("model", _name(lane, title), model, about, box, "large",
               help="What the model believes now: its density as a field, its samples in orange."),
@@ -196,13 +196,13 @@ def _plane(lane: Lane) -> list[Panel]:
                   hz=0.5, help=f"What there is to learn: {what}")
         )  # fmt: skip
     if field is not None and engine.has_density:
-        about = "log q − log p, nats" if exact else "log q − log p̂, nats; p̂: kernel estimate"
+        about = "log q − log p, nats" if exact else "log q − log p̂, nats"
         misses = "Red: the model puts mass that is not there. Blue: it misses mass that is."
         if guess:
-            misses = ("Red: the model puts more mass than the kernel estimate. Blue: less. The "
+            misses = ("Red: the model puts more mass than p̂, the kernel estimate. Blue: less. The "
                       "estimate blurs, so sharp true edges look too sharp.")  # fmt: skip
         panels.append(
-            Panel("error", _name(lane, "Learned − exact" if exact else "Learned − kernel estimate"),
+            Panel("error", _name(lane, "Learned − exact" if exact else "Learned − estimate"),
                   error, about, box, "large", estimate=guess, hz=10, help=misses),
         )  # fmt: skip
     return panels

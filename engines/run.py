@@ -52,6 +52,7 @@ class Run:
 
     def _build(self, experiment: Experiment) -> None:
         before = getattr(self, "lanes", [])
+        self.pool.turn(0)
         kind, lanes = ENGINES[experiment.engine], []
         for index, knobs in enumerate(experiment.lanes()):
             engine = kind(knobs, experiment.seed, self.device)
@@ -110,6 +111,7 @@ class Run:
             losses = lane.engine.step()
             lane.engine.step_count = self.step
             lane.pending.append((self.step, losses))
+        self.pool.turn(self.step)
         self.seconds += time.perf_counter() - begin
 
     def _flush(self) -> None:
@@ -173,6 +175,7 @@ class Run:
             return self
         self._flush()
         pool = experiment.make_pool(self.device)
+        pool.turn(self.step)
         with torch.no_grad():
             for lane in self.lanes:
                 lane.feed(pool)
@@ -259,8 +262,12 @@ class Run:
             if fresh or now - lane.probed_at.get("", -np.inf) > pause:
                 lane.probed_at[""], begin = now, time.perf_counter()
                 with lane.engine.still(stream=1):
-                    for metric in lane.engine.metrics():
-                        self._note(lane, metric)
+                    found = lane.engine.metrics()
+                for name in lane.own - {metric.name for metric in found}:
+                    lane.metrics.pop(name, None)  # what a knob has taken away says nothing now
+                lane.own = {metric.name for metric in found}
+                for metric in found:
+                    self._note(lane, metric)
                 lane.own_cost = time.perf_counter() - begin
                 self._spend(self._probe_budget, begin, fresh)
             for probe in lane.probes:
@@ -389,6 +396,7 @@ class Run:
         except Exception as error:
             vars(self).clear()
             vars(self).update(before)
+            self.pool.turn(self.step)
             raise BadInput("This checkpoint belongs to another experiment.") from error
         self.haunt(given_up)
         return self
@@ -407,6 +415,7 @@ class Run:
         except Exception as error:
             vars(self).clear()
             vars(self).update(before)
+            self.pool.turn(self.step)
             if isinstance(error, BadInput):
                 raise
             raise BadInput("That is not a checkpoint, or it is damaged.") from error
@@ -422,6 +431,7 @@ class Run:
                 for name, track in kept[kind].items():
                     getattr(lane, kind)[name] = Track.load(track)
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.pool.turn(self.step)
 
 
 def _unpacked(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

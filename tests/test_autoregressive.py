@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from engines import Experiment
-from engines.autoregressive import Binned, Categorical, Made, Mixture, masks, pictures
+from engines.autoregressive import Binned, Categorical, Made, Mixture, pictures
 from engines.autoregressive.conditionals import FAR
 from engines.autoregressive.engine import Autoregressive
 from engines.data.base import Dataset, Pool
+from engines.masked import FREE, degrees, masks
 from engines.pictures import centres, density_field
 
 CONDITIONALS = ("mixture of Gaussians", "mixture of logistics", "binned softmax")
@@ -55,7 +56,7 @@ def engine(dim: int = 2, levels: int = 0, seed: int = 0, shake: float = 0.1, **k
     out.start(pool)
     with torch.no_grad():
         for name, p in out.average.module.named_parameters():
-            size = shake / (Made.FREE if name == "free" else 1)
+            size = shake / (FREE if name == "free" else 1)
             p += size * torch.randn(p.shape, generator=rng(seed + 5))
     if levels:
         out.kept.module.load_state_dict(out.average.module.state_dict())
@@ -221,8 +222,8 @@ def test_every_conditional_sees_only_the_coordinates_before_it(dim, waves):
 
 
 def test_masks_have_the_degrees_of_the_paper():
-    first, last = masks(2, 1, 4, 1, 2)
-    # inputs x₁ x₂ and a wave of each; hidden degrees 1 2 1 2
+    first, last = masks(degrees(2, 1), 4, 1, torch.tensor([1, 1, 2, 2]))
+    # inputs x₁ x₂ and a sine of each; hidden degrees 1 2 1 2
     assert first.tolist() == [[1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1]]
     assert last.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]]
 

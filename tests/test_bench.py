@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from bench import picture, quality
-from engines import Experiment
+from bench import games, picture, quality
+from engines import ENGINES, Experiment
 
 
 def test_a_curve_on_images_is_bits_of_held_out_images():
@@ -72,3 +72,61 @@ def test_the_picture_names_every_curve_in_its_plot():
     texts = [a.text for a in fig.layout.annotations]
     assert texts.count("VAE") == 5 and texts.count("kernel estimate") == 4
     assert {"<b>digits</b>", "<b>spirals</b>"} <= set(texts)
+
+
+# ---------------------------------------------------------------- the games of the GAN
+
+
+def test_games_name_knobs_that_there_are():
+    assert len(
+        {json.dumps(ENGINES["gan"].complete(knobs)) for knobs in games.GAMES.values()}
+    ) == len(games.GAMES)
+
+
+def test_a_game_is_measured_by_its_samples(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(games, "OUT", tmp_path)
+    arguments = [
+        "gan",
+        "--knobs",
+        '{"width": 16, "batch": 32}',
+        "--seeds",
+        "0",
+        "--seconds",
+        "0.05",
+    ]
+    quality.main([*arguments, "--save"])
+    (path,) = tmp_path.iterdir()
+    (run,) = json.loads(path.read_text())["runs"]
+    (seconds, steps, seen), = run["curve"]  # fmt: skip
+    said = capsys.readouterr().out
+    assert seconds == 0.05 and f"{steps} steps" in said and f"TV {seen['share_tv']:.3f}" in said
+    trained = Experiment("ring8", "gan", 0, {"width": 16, "batch": 32}).start("cpu").train(steps)
+    assert games.look(trained) == seen
+    perfect = games.look(fake_run(trained))
+    assert perfect["found"] == 8 and perfect["share_tv"] < 0.03
+    assert perfect["inside"] == pytest.approx(0.989, abs=0.005)
+    assert perfect["spread"] == pytest.approx(1, abs=0.03)
+
+
+def fake_run(run):
+    """The same run with a generator that draws from the data."""
+    rows = run.pool.train
+    run.engine.sample = lambda n, generator=None: rows[:n]
+    return run
+
+
+def test_the_picture_of_the_games_has_a_row_for_each():
+    seen = {"found": 8, "modes": 1.0, "inside": 0.9, "share_tv": 0.1, "spread": 1.2}
+    kept = [
+        {"label": label, "runs": [
+            {"dataset": "ring8", "seed": s, "curve": [[1, 9, seen], [30, 99, seen]]}
+            for s in range(3)
+        ]}
+        for label in games.GAMES
+    ]  # fmt: skip
+    fig = games.figure(kept, "ring8", dark=False)
+    texts = [a.text for a in fig.layout.annotations]
+    assert all(f"<b>{label}</b>" in texts for label in games.GAMES)
+    lines = [t for t in fig.data if t.mode == "lines+markers"]
+    assert len(lines) == 3 * 4 * len(games.GAMES)
+    assert len(games.table(kept).splitlines()) == 2 + len(games.GAMES)

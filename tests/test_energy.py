@@ -143,12 +143,12 @@ def test_leaps_carry_the_right_mass_between_modes():
         g = rng(7)
         for _ in range(count):
             e = sign * energy(z)
-            z, e, _ = langevin.leap(
+            z, e = langevin.leap(
                 lambda x: sign * energy(x), z, e, moves.anywhere(4000, g), moves, g
             )
             pair = torch.randint(4000, (2, 4000), generator=g)
             far = z + z[pair[0]] - z[pair[1]]
-            z, _, _ = langevin.leap(lambda x: sign * energy(x), z, e, far, moves, g)
+            z, _ = langevin.leap(lambda x: sign * energy(x), z, e, far, moves, g)
         assert moves.inside(z).all()
         return float((z[:, 0] < 1).float().mean())
 

@@ -9,8 +9,8 @@ import torch
 
 from engines import DATASETS, Experiment
 from engines.flow import Flow
-from engines.flow.conditioner import _thinned
 from engines.flow.spline import spline, through
+from engines.masked import thinned as left_out
 from engines.probes import probes
 
 SMALL = {"kind": "RealNVP", "layers": 2, "width": 32, "hidden": 1, "batch": 64, "lr": 2e-2}
@@ -114,7 +114,7 @@ def test_units_are_left_out_in_training_only():
         assert torch.equal(plain, engine.forward(x, engine.net)[1])
     assert not torch.allclose(plain, thinned)
     units, share = torch.ones(400, 500), 0.3
-    found = _thinned(units, share, rng)
+    found = left_out(units, share, rng)
     assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.01)
     assert float(found.mean()) == pytest.approx(1, abs=0.01)  # and not 0.7, if nothing made up
 
@@ -149,8 +149,8 @@ def test_every_pixel_begins_gaussian_by_itself():
     rows = engine.pool.rows(torch.arange(1000), torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = farthest(engine.encode(rows))
-        bias = engine.kept.module.flow.conditioner.biases[-1]
-        kept, each = bias.clone(), engine.kept.module.flow.conditioner.each
+        bias = engine.shown.flow.conditioner.biases[-1]
+        kept, each = bias.clone(), engine.shown.flow.conditioner.each
         bits = cost(engine)
         bias.zero_()  # the identity
         twin, worse = farthest(engine.encode(rows)), cost(engine)

@@ -53,7 +53,7 @@ def test_draws_follow_the_density():
 
 def test_noise_widens_each_mode():
     got = line().noised(0.5, 0.4)
-    assert got.centres.tolist() == [-1.0, 0.75]
+    assert got.centres.tolist() == [[-1.0], [0.75]]
     assert got.sigma.numpy() == pytest.approx([math.hypot(0.15, 0.4), math.hypot(0.4, 0.4)])
     x = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]
     assert float(got.log_prob(x).exp().sum() * 24 / 4000) == pytest.approx(1, abs=1e-8)

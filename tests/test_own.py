@@ -11,11 +11,12 @@ import torch
 from scipy import stats
 from sklearn.neighbors import KernelDensity
 
-from engines import DATASETS, BadInput, Experiment
+from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.data.base import PointsDataset
 from engines.data.kernels import MOST
 from engines.data.own import pixels
 from engines.pictures import cell_average, density_field
+from tests.each import EACH
 
 RNG = np.random.default_rng
 
@@ -106,28 +107,54 @@ def test_fields_are_kept_for_each_dataset_by_its_content():
     assert not np.array_equal(density_field(a), density_field(b))
 
 
-def test_what_shows_an_estimated_density_says_so():
-    from engines import ENGINES
+@pytest.mark.parametrize("engine", EACH)
+def test_what_shows_an_estimated_density_says_so(engine):
+    if ENGINES[engine].accepts(PointsDataset(moons())):
+        pytest.skip("it takes no points of one's own")
+    run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)
+    panels = {p.id: p for p in run.frame().panels}
+    shown = ["truth", *(["error", "distance"] if "error" in panels else []),
+             *(["optimal"] if "optimal" in panels else [])]  # fmt: skip
+    for name in shown:
+        panel = panels[name]
+        assert panel.estimate and "kernel estimate" in panel.title + panel.subtitle, name
+    exact = {p.id: p for p in Experiment("moons", engine).start("cpu").frame().panels}
+    truth = exact["truth"]
+    assert not truth.estimate and "estimate" not in truth.title + truth.subtitle
 
-    takes = [name for name, e in ENGINES.items() if e.accepts(PointsDataset(moons())) is None]
-    assert len(takes) >= 8
-    for engine in takes:
-        run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)
-        panels = {p.id: p for p in run.frame().panels}
-        shown = ["truth", *(["error", "distance"] if "error" in panels else []),
-                 *(["optimal"] if "optimal" in panels else [])]  # fmt: skip
-        for name in shown:
-            panel = panels[name]
-            assert panel.estimate and "kernel estimate" in panel.title + panel.subtitle, name
-        exact = {p.id: p for p in Experiment("moons", engine).start("cpu").frame().panels}
-        truth = exact["truth"]
-        assert not truth.estimate and "estimate" not in truth.title + truth.subtitle
+
+def test_most_engines_take_points_of_ones_own():
+    mine = PointsDataset(moons())
+    assert sum(engine.accepts(mine) is None for engine in ENGINES.values()) >= 8
 
 
 def test_points_that_float32_makes_one_are_refused():
     xy = RNG(0).normal(size=(50, 2)) * [1.0, 1e-4] + [0, 5e5]
     with pytest.raises(BadInput, match="line or spot"):
         PointsDataset(xy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["autoregressive", "flow"])
+def test_few_points_are_not_learnt_by_heart(engine):
+    run = Experiment.from_points(moons(400), engine).start("cpu").train(steps=600)
+    fresh = torch.from_numpy(moons(5000, seed=9))  # the truth, which no estimate knows
+
+    def nll() -> float:
+        with torch.no_grad():
+            return -float(run.log_prob(fresh).mean())
+
+    kept = nll()
+    run.set("best", False)  # the wrong twin: whatever stood last
+    assert kept < nll() - 0.2
+    # other points: what did best on the old ones is forgotten, and the newest shown meanwhile
+    run.set("best", True)
+    run.feed(Experiment.from_points(moons(400, seed=1) + 1.0, engine))
+    assert not run.engine.kept.found and run.engine.shown is run.engine.average.module
+    run.train(steps=60)
+    assert run.engine.kept.found and run.engine.shown is run.engine.kept.module
+    # and data without end need no such care
+    assert not Experiment("moons", engine).start("cpu").pool.finite
 
 
 # ---------------------------------------------------------------- Gaussians by hand

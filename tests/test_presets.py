@@ -366,10 +366,16 @@ def test_a_promise_is_kept_and_its_twins_are_not(name):
     assert len(kept) >= 2 and all(twin is False for twin in kept[1:]), "it proves nothing"
 
 
+@pytest.mark.slow
 def test_a_label_is_the_metrics_own():
+    told: dict[tuple[str, str], set] = {}
     for preset in presets():
         if preset.promise.label:
-            run = preset.experiment.start("cpu").train(steps=1)
-            run.frame()
-            metric = run.lanes[preset.promise.lane].metrics[preset.promise.metric]
-            assert (metric.label, metric.unit) == (preset.promise.label, preset.promise.unit)
+            mine = told.setdefault((preset.experiment.engine, preset.promise.metric), set())
+            if not mine:  # the first that names a metric shows it, the others say the same
+                run = preset.experiment.start("cpu").train(steps=1)
+                run.frame()
+                metric = run.lanes[preset.promise.lane].metrics[preset.promise.metric]
+                mine.add((metric.label, metric.unit))
+            mine.add((preset.promise.label, preset.promise.unit))
+    assert told and all(len(names) == 1 for names in told.values()), told

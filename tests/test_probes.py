@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from engines import metrics
+from engines import DATASETS, metrics
 from engines.base import Engine
 from engines.data.base import Dataset, PointsDataset, Pool
 from engines.data.mixtures import Ring8
 from engines.marks import Metric
-from engines.probes import Reference, probes, reference
+from engines.probes import _REFERENCES, KEPT, Reference, probes, reference
 
 RNG = np.random.default_rng
 
@@ -269,6 +269,29 @@ def test_image_metrics():
     assert copied["energy"].value < 4 * copied["energy"].floor  # blind to copies
 
 
+def test_where_log_prob_is_a_bound_its_numbers_say_on_which_side():
+    """Less than log q: −log q and KL(p‖q) come out too large, KL(q‖p) too small."""
+
+    class Below(Oracle):
+        density = "bound"
+
+        def log_prob(self, x):
+            return super().log_prob(x) - 0.3
+
+    ring = measured(started(Below(Ring8()), Ring8().pool(0)))
+    assert (ring["kl_pq"].kind, ring["kl_qp"].kind) == ("upper bound", "lower bound")
+    assert ring["kl_pq"].value == pytest.approx(0.3) and ring["kl_qp"].value == pytest.approx(-0.3)
+    assert ring["sliced_w2"].kind == "estimate"
+
+    class BelowUniform(Uniform):
+        density = "bound"
+
+    pictures = measured(started(BelowUniform(Pictures()), Pictures().pool(0)))
+    for name in ("bits_val", "bits_test", "bits_train", "bits_best"):
+        assert pictures[name].kind == "upper bound"
+    assert pictures["nn_ratio"].kind == "estimate"
+
+
 def test_the_best_validation_is_kept_with_its_test():
     class Overfits(Uniform):
         def log_prob(self, x):
@@ -291,3 +314,15 @@ def test_training_rows_are_the_same_every_time():
     assert np.array_equal(a.fresh(1), b.fresh(1))
     assert not np.array_equal(a.fresh(1), a.fresh(2))
     assert reference(pool) is reference(pool)
+
+
+def test_the_same_rows_share_what_was_worked_out_and_other_rows_do_not():
+    first, again, other = (DATASETS["moons"]().pool(seed) for seed in (0, 0, 1))
+    assert reference(first) is reference(again) is not reference(other)
+    again = DATASETS["moons"]().pool(0)
+    again.test = again.test.clone()
+    again.test[-1, -1] += 1e-3  # the wrong twin: one number of them all
+    assert reference(again) is not reference(first)
+    for seed in range(2, 2 + KEPT):  # no more are kept than that
+        reference(DATASETS["moons"]().pool(seed))
+    assert len(_REFERENCES) == KEPT

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from engines import ENGINES, BadInput, Diverged, Experiment, Run
+from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
+from engines.data.base import PointsDataset, Pool
 from engines.knobs import Knobbed, knob
 from engines.lanes import Track
 
@@ -153,3 +154,60 @@ def test_a_run_keeps_its_curves_small():
     assert len(track.steps) <= 100
     assert track.values == pytest.approx(track.steps)
     assert Track.load(track.dump()).values == track.values
+
+
+# ---------------------------------------------------------------- fresh rows
+
+
+def test_a_distribution_gives_fresh_rows_and_a_set_of_points_does_not():
+    pool = DATASETS["moons"]().pool(0)
+    first, rng = pool.train.clone(), torch.Generator()
+    known = {tuple(row) for row in first.tolist()}
+
+    def old(pool: Pool) -> float:
+        rows = pool.batch(500, rng.manual_seed(1)).tolist()
+        return sum(tuple(row) in known for row in rows) / 500
+
+    assert old(pool) == 1
+    pool.turn(Pool.EVERY - 1)
+    assert old(pool) == 1
+    pool.turn(Pool.EVERY)
+    assert old(pool) == 0 and torch.equal(pool.train, first)
+    second = pool.batch(500, rng.manual_seed(2))
+    pool.turn(2 * Pool.EVERY)
+    assert not torch.equal(pool.batch(500, rng.manual_seed(2)), second)
+    pool.turn(Pool.EVERY)  # a rewound run finds the same rows again
+    assert torch.equal(pool.batch(500, rng.manual_seed(2)), second)
+    pool.turn(0)
+    assert old(pool) == 1
+    other = DATASETS["moons"]().pool(1)
+    other.turn(Pool.EVERY)
+    assert not torch.equal(other.batch(500, rng.manual_seed(2)), second), "another seed"
+    points = PointsDataset(first[:500]).pool(0)
+    points.turn(5 * Pool.EVERY)
+    assert old(points) == 1, "an estimate of a density is not the truth"
+
+
+def test_saved_across_a_change_of_rows_it_goes_on_bit_for_bit():
+    def run() -> Run:
+        return Experiment("moons", "flow", knobs={"layers": 2, "width": 16}).start("cpu")
+
+    def weights(run: Run) -> list[float]:
+        tensors, _ = run.engine.state()
+        return [float(tensors[name].double().sum()) for name in sorted(tensors)]
+
+    want = weights(run().train(steps=Pool.EVERY + 20))
+    part = run().train(steps=Pool.EVERY + 10)
+    saved = part.checkpoint()
+    assert weights(run().restore(saved).train(steps=10)) == want
+    part.train(steps=Pool.EVERY)  # also into a run that stands elsewhere
+    with pytest.raises(BadInput):
+        part.restore(b"no checkpoint")
+    assert part.pool._block == 2
+    assert weights(part.restore(saved).train(steps=10)) == want
+    part.restart()
+    assert weights(part.train(steps=Pool.EVERY + 20)) == want
+    # the wrong twin: the rows of the start
+    wrong = run().restore(saved)
+    wrong.pool._rows = wrong.pool.fresh = None
+    assert weights(wrong.train(steps=10)) != want

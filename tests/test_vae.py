@@ -13,7 +13,9 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from engines import Experiment
 from engines.pictures import centres
+from engines.probes import probes
 from engines.vae import (
+    VAE,
     Gaussian,
     Levels,
     Posterior,
@@ -21,7 +23,9 @@ from engines.vae import (
     importance_bound,
     log_prior,
     log_weights,
+    numbers,
     parts,
+    pictures,
     proposed,
 )
 
@@ -220,6 +224,45 @@ def test_the_engine_with_linear_networks_is_probabilistic_pca():
     assert torch.allclose(y.T.cov(), exact.covariance_matrix, rtol=0.1, atol=0.1)
 
 
+def holds(kind: str, value: float, truth: float) -> bool:
+    return {"upper bound": truth < value, "lower bound": truth > value}[kind]
+
+
+def test_every_bound_says_on_which_side_the_truth_lies(monkeypatch):
+    """Against probabilistic PCA, with a guess that is off and so few draws that it shows."""
+    monkeypatch.setattr(VAE, "live_draws", 2)
+    engine, exact = linear_engine()
+    dataset, x = engine.pool.dataset, engine.pool.test[: engine.probe_rows]
+    pca, told = PPCA(2, 2), engine.net.encoder[-1].bias
+    with torch.no_grad():
+        told[:2] += 0.3
+        told[2:4] += math.log(1.3)
+    with engine.still(stream=1), torch.no_grad():
+        found = {m.name: m for m in engine.metrics()}
+        for probe in probes(engine):
+            if probe.name in ("kl_pq", "kl_qp"):
+                found.update({m.name: m for m in probe.compute()})
+    y = engine._drawn[0][: engine.probe_rows]  # what KL(q‖p) was measured on
+    rows = engine.pool.test[:100]
+    log_q = exact.log_prob(rows.double()).mean()
+    truth = {
+        "kl_pq": (dataset.log_prob(x) - exact.log_prob(x.double())).mean(),
+        "kl_qp": (exact.log_prob(y.double()) - dataset.log_prob(y)).mean(),
+        "elbo": log_q,
+        "log_p": log_q,
+        "gap": kl_divergence(
+            reference(pca.posterior(wider=1.3, off=0.3)), reference(pca.posterior())
+        ).mean(),
+    }
+    bounds = {name: m for name, m in found.items() if m.kind.endswith("bound")}
+    assert bounds.keys() == truth.keys(), "none without its truth"
+    flipped = {"upper bound": "lower bound", "lower bound": "upper bound"}
+    for name, metric in bounds.items():
+        assert holds(metric.kind, metric.value, float(truth[name])), name
+        assert not holds(flipped[metric.kind], metric.value, float(truth[name])), name
+    assert found["kl_pq"].kind == "upper bound" and found["kl_qp"].kind == "lower bound"
+
+
 def test_a_bound_integrates_to_less_than_one():
     engine = start("moons").train(steps=60).engine
     n, box = 40, (-5.0, 5.0, -5.0, 5.0)
@@ -301,6 +344,26 @@ def test_free_bits():
     assert float(each.clamp_min(3.0).mean(0).sum()) != pytest.approx(float(freed(each, 3.0)))
 
 
+def test_the_warm_up_is_of_the_run_and_not_of_the_data():
+    run = start(beta=2.0, warm_up=8)
+    engine, seen = run.engine, []
+    for _ in range(10):
+        seen.append(engine.beta_now)
+        run.train(steps=1)
+    assert seen == pytest.approx([0.25 * k for k in range(1, 9)] + [2.0, 2.0])
+    engine.feed(engine.pool)
+    assert engine.age == 0 and engine.beta_now == 2.0, "its code speaks already"
+    # the loss is weighed by it: twice the KL of the ELBO's own
+    engine.step_count = engine.fed_at = 3
+    x = engine.prepare(engine.pool.test[:50])
+    state = engine.rng.get_state()
+    loss, told = engine.loss(*x)
+    engine.rng.set_state(state)
+    engine.beta = 0.0
+    free, _ = engine.loss(*x)
+    assert float((loss - free).detach()) == pytest.approx(1.0 * float(told["KL"]), rel=1e-4)
+
+
 def test_a_fixed_noise_stays_and_follows_its_knob():
     run = start(noise="fixed", sigma=0.2).train(steps=5)
     sigma = lambda: float(run.engine.shown.head.log_sigma.exp())  # noqa: E731
@@ -332,6 +395,22 @@ def test_a_plain_autoencoder_has_no_density_and_says_so():
     assert float((engine.decode(engine.encode(x).mean) - x).abs().mean()) < 0.2
 
 
+def test_where_the_data_end_is_worked_out_once(monkeypatch):
+    engine = start().engine
+    dataset, asked = engine.pool.dataset, []
+    exact = dataset.log_prob
+    edge = exact(engine.pool.test).quantile(0.001)
+    monkeypatch.setattr(dataset, "log_prob", lambda x: asked.append(len(x)) or exact(x))
+    with engine.still():
+        found = [numbers.astray(engine) for _ in range(2)]
+    with engine.still():
+        x = engine.decode(engine.randn(2000, 2))
+        second = engine.decode(engine.randn(2000, 2))
+    truth = [float((exact(rows) < edge).float().mean()) for rows in (x, second)]
+    assert found == truth
+    assert asked.count(len(engine.pool.test)) <= 1, "not with every measurement"
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -348,12 +427,14 @@ def test_the_bound_on_images_is_of_whole_levels(digits):
     y = digits.sample(50)
     assert y.min() >= 0 and y.max() < 17 and len(torch.unique(y)) > 1000
     bits = {m.name: m for m in digits.measure() if m.name.startswith("bits")}
-    assert bits["bits_val"].kind == "bound" and 1 < bits["bits_val"].value < 4
+    assert bits["bits_val"].kind == "upper bound" and 1 < bits["bits_val"].value < 4
 
 
 def test_images_show_the_weights_that_did_best(digits):
     engine = digits.engine
-    assert engine.shown is engine.kept.module and 0 < float(engine.kept.step) <= 101
+    assert engine.shown is engine.kept.module
+    # offered after steps 1, 51 and 101
+    assert float(engine.kept.step) in (1, 51, 101)
     track = digits.lanes[0].tracks["validation"].values
     assert min(track) == pytest.approx(float(engine.kept.loss))
     before = engine.bound(engine.pool.val, 8).mean()
@@ -371,7 +452,37 @@ def test_another_pair_is_another_pair(digits):
         return next(p for p in digits.frame().panels if p.id == "between").marks[0].pixels
 
     first = strip()
-    assert first.shape == (50, 8, 8) and first.min() >= 0 and first.max() <= 1
+    assert first.shape == (100, 8, 8) and first.min() >= 0 and first.max() <= 1
     digits.act("another_pair")
     assert (strip() != first).any()
     assert (strip() == strip()).all()
+
+
+def test_the_plane_that_is_shown_is_the_one_that_decoding_moves_in(digits):
+    """A linear decoder x = A z moves the data's two principal axes U along the rows of UᵀA."""
+    engine = digits.lanes[0].engine
+    n = engine.shown.latents
+    a = noise(engine.dim, n).float()
+    engine.decode = lambda z: engine.unstandardise(z @ a.T)
+    try:
+        found = pictures.directions(engine)
+        rows = engine.standardise(engine.pool.test).double()
+        vectors = torch.linalg.eigh(rows.T.cov()).eigenvectors
+        exact = (a.T.double() @ vectors[:, -2:]).float()
+
+        def right(plane: torch.Tensor) -> bool:
+            left = exact - plane @ (plane.T @ exact)
+            return bool(left.norm() < 1e-3 * exact.norm())
+
+        assert right(found)
+        assert not right(torch.eye(n)[:, :2])  # the latents by themselves
+        # so the prior stays N(0, I) there, also where nothing is decoded at all
+        assert torch.allclose(found.T @ found, torch.eye(2), atol=1e-5)
+        z, at = pictures.grid(engine, 5)
+        assert torch.allclose(z @ found, at, atol=1e-5)
+        assert at[1, 0] > at[0, 0] and at[1, 1] == at[0, 1], "the first direction runs across"
+        engine.decode = lambda z: engine.unstandardise(0 * z @ a.T)
+        silent = pictures.directions(engine)
+        assert torch.allclose(silent.T @ silent, torch.eye(2), atol=1e-5)
+    finally:
+        del engine.decode

@@ -98,5 +98,6 @@ def test_engines_take_it_or_say_why_not(engine):
         assert Experiment("walk", engine).make_dataset().shape == (32, 2)
         return
     assert reason.endswith(".") and len(reason) < 200
+    assert "not symbols" not in reason, "a walk is made of numbers"
     with pytest.raises(BadInput):
         Experiment("walk", engine)

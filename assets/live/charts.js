@@ -97,6 +97,16 @@
     if (y.length && Math.max(...y) < 2 * Math.min(...y)) layout.yaxis.tickformat = ".3~g";
   }
 
+  /** A low chart over many decades names a few powers of ten, and nothing between them. */
+  function sparse(layout, traces) {
+    if (layout.yaxis.type !== "log") return;
+    const y = traces.flatMap((t) => t.y.filter((v) => v > 0)).map(Math.log10);
+    const decades = y.length ? Math.max(...y) - Math.min(...y) : 0;
+    const room = (layout.height - layout.margin.t - layout.margin.b) / layout.yaxis.tickfont.size;
+    // a name of its own size above and below each
+    if (decades >= 1 && room < 9 * decades) layout.yaxis.dtick = Math.ceil((3 * decades) / room);
+  }
+
   /** A logarithmic axis of a few values is marked at these, not at 2, 3, … 9 of each decade. */
   function rungs(layout, traces) {
     if (layout.xaxis.type !== "log") return;
@@ -210,6 +220,6 @@
   }
 
   Object.assign(PlaygroundLive, {
-    chartTraces, calm, brief, rungs, chartLayout, common, planeLayout,
+    chartTraces, calm, brief, rungs, sparse, chartLayout, common, planeLayout,
   });
 })();

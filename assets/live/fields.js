@@ -18,7 +18,7 @@
     });
     const place = boxOnScreen(p.axes, mark.box);
     // zoomed in far, a cell average is shown as the cell that it is
-    p.c.imageSmoothingEnabled = place[2] / columns < 24;
+    p.c.imageSmoothingEnabled = place[2] / columns < 24 && !mark.crisp;
     p.c.drawImage(picture, ...place);
   }
 

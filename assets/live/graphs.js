@@ -4,7 +4,7 @@
 
   const {
     brief, calm, chartLayout, chartTraces, make, Panel, planeLayout, Plotly, rungs, setText,
-    shown, sizeOf,
+    shown, sizeOf, sparse,
   } = PlaygroundLive;
 
   Object.assign(Panel.prototype, {
@@ -35,8 +35,21 @@
       calm(layout, traces);
       brief(layout, traces);
       rungs(layout, traces);
-      this.draw(traces, layout, theme);
       this.showLegend(this.legendOfLines(), theme);
+      layout.margin.t = this.legendRoom();
+      sparse(layout, traces);
+      this.draw(traces, layout, theme);
+    },
+
+    /** What a chart's names take up above its lines, in pixels; they never lie upon each other. */
+    legendRoom() {
+      const key = `${this.legendKey} ${this.size.width} ${this.size.height}`;
+      if (key !== this.roomKey) {
+        this.roomKey = key;
+        const names = this.legend.childElementCount ? this.legend.offsetHeight + 4 : 0;
+        this.room = Math.max(8, Math.min(names, 0.4 * this.size.height));
+      }
+      return this.room;
     },
 
     /** Plotly's first drawing, or the cheapest one that shows the change. */
@@ -46,6 +59,7 @@
         this.size,
         traces.map((t) => [t.type, t.name, t.mode]),
         layout.shapes,
+        layout.margin,
         layout.xaxis,
         layout.yaxis,
       ]);

@@ -23,7 +23,7 @@
       this.rows.forEach((row, i) => {
         const get = (name) => now[i][at[name]];
         row.element.dataset.step = get("step");
-        setText(row.kind, { estimate: "≈ ", bound: "≤ " }[row.metric.kind] || "");
+        setText(row.kind, SIGNS[row.metric.kind] || "");
         setText(row.value, metricValue(row.metric, get("value")));
         setText(row.floor, metricFloor(row.metric, get("se"), get("floor")));
         row.name.title = metricHelp(row.metric, get("se"), get("floor"));
@@ -77,7 +77,15 @@
     }
   }
 
-  const KINDS = { exact: "exact", bound: "a bound", estimate: "an estimate" };
+  /** Before a number: on which side of it the truth lies. */
+  const SIGNS = { estimate: "≈ ", "upper bound": "≤ ", "lower bound": "≥ " };
+
+  const KINDS = {
+    exact: "This is exact.",
+    estimate: "This is an estimate.",
+    "upper bound": "This is an upper bound, measured on samples: but for their noise, the true value is this or less.",
+    "lower bound": "This is a lower bound, measured on samples: but for their noise, the true value is this or more.",
+  };
 
   function metricRow(metric) {
     const [kind, value, floor] = [make("span", "gp-kind"), make("span"), make("td", "gp-floor")];
@@ -104,9 +112,11 @@
   function showRival(row, value, rival) {
     row.rival.hidden = typeof rival !== "number";
     if (row.rival.hidden) return;
-    const loses = typeof value === "number" && value > rival;
-    const number = metricNumber(row.metric, rival);
-    setText(row.rival, loses ? `loses to a kernel estimate: ${number}` : `kernel estimate: ${number}`);
+    const above = typeof value === "number" && value > rival;
+    // what lies below an upper bound may still be the better of the two
+    const loses = above && row.metric.kind !== "upper bound";
+    const verdict = loses ? "loses to a kernel estimate" : above ? "may lose to a kernel estimate" : "kernel estimate";
+    setText(row.rival, `${verdict}: ${metricNumber(row.metric, rival)}`);
     row.rival.classList.toggle("gp-loses", loses);
   }
 
@@ -134,7 +144,7 @@
   }
 
   function metricHelp(metric, se, floor) {
-    const parts = [metric.help, `This is ${KINDS[metric.kind] || metric.kind}.`];
+    const parts = [metric.help, KINDS[metric.kind] || ""];
     if (typeof se === "number") parts.push(`Standard error ${metricNumber(metric, se)}.`);
     if (typeof floor === "number") parts.push(`Ideal, or its floor: ${metricNumber(metric, floor)}.`);
     return parts.filter(Boolean).join(" ");

@@ -37,6 +37,23 @@
     return [x0, x1, y0, y1];
   }
 
+  const MUCH_THE_SAME = 40; // codes of 255 that an edge may stray from its mean
+  const BLACK_OR_WHITE = ["#15171c", "#ffffff"];
+
+  /** A colour for small text on a ground where `usual` could not be read; null where it can. */
+  function readable(usual, ground) {
+    const bright = (colour) => {
+      const hex = colour.startsWith("#");
+      const [r, g, b] = hex
+        ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16))
+        : colour.match(/\d+/g).map(Number);
+      return (0.299 * r + 0.587 * g + 0.114 * b) / 255;
+    };
+    const far = (colour) => Math.abs(bright(colour) - bright(ground));
+    if (far(usual) > 0.35) return null;
+    return BLACK_OR_WHITE.reduce((a, b) => (far(a) >= far(b) ? a : b));
+  }
+
   class Panel {
     constructor(view, key) {
       Object.assign(this, { view, key, name: null, what: null, marks: [], kind: null });
@@ -317,14 +334,16 @@
       return this.layer;
     }
 
-    /** Beyond its box a field is nothing: its ground goes on to the panel's edge. */
+    /** Beyond its box a density is nothing, and other fields are what they are at its edge:
+        their ground goes on to the panel's. */
     paintGround(c, theme) {
       const heat = this.marks.find((m) => m.type === "Heat");
       const { width, height } = this.size;
       let ground = theme.paper;
       if (heat) {
-        const code = heat.scale === "diverging" ? 128 : 1;
-        const pixel = theme.table(heat.scale, heat.role)[code];
+        const nothing = heat.scale === "diverging" ? 128 : 1;
+        const code = ["noise", "discriminator"].includes(heat.role) ? this.edge(heat) : nothing;
+        const pixel = theme.table(heat.scale, heat.role)[code || nothing];
         ground = `rgb(${pixel & 255},${(pixel >> 8) & 255},${(pixel >> 16) & 255})`;
       }
       c.fillStyle = ground;
@@ -332,7 +351,26 @@
       if (ground !== this.ground) {
         this.ground = ground;
         this.plot.style.setProperty("--gp-ground", ground);
+        const tick = readable(theme.mute, ground);
+        if (tick) this.plot.style.setProperty("--gp-tick", tick);
+        else this.plot.style.removeProperty("--gp-tick");
       }
+    }
+
+    /** The mean code along a field's edge; 0 where it is not much the same all along. */
+    edge(heat) {
+      const { hash } = heat.values;
+      if (this.edged?.hash === hash) return this.edged.code;
+      const [rows, columns] = heat.values.shape;
+      const codes = this.get(heat.values);
+      const along = [];
+      for (let i = 0; i < columns; i++) along.push(codes[i], codes[(rows - 1) * columns + i]);
+      for (let j = 0; j < rows; j++) along.push(codes[j * columns], codes[(j + 1) * columns - 1]);
+      const mean = along.reduce((sum, code) => sum + code, 0) / along.length;
+      const off = along.reduce((sum, code) => sum + Math.abs(code - mean), 0) / along.length;
+      const code = off < MUCH_THE_SAME ? Math.round(mean) : 0;
+      this.edged = { hash, code };
+      return code;
     }
 
     /** From data to pixels. */

@@ -21,9 +21,12 @@
       const input = make("input");
       Object.assign(input, { type: "range", min: slider.low, max: slider.high, step: "any" });
       this.time = Math.min(Math.max(this.time ?? slider.value, slider.low), slider.high);
+      // a long one counts things: layers, pixels
+      const counts = slider.high - slider.low > 10;
+      const named = (value) => (counts ? String(Math.round(value)) : shown(value, 1));
       input.value = this.time;
       input.setAttribute("aria-label", `${slider.label}: ${this.what.title}`);
-      const output = make("output", "", shown(this.time, 1));
+      const output = make("output", "", named(this.time));
       const sweep = make("button", "gp-sweep", "⟳");
       sweep.type = "button";
       sweep.title = `Sweep ${slider.label}`;
@@ -34,7 +37,7 @@
       this.figure.append(this.sliderBox);
       this.moveSlider = (value) => {
         this.time = value;
-        setText(output, shown(value, 1));
+        setText(output, named(value));
         this.dirty = true;
         this.view.schedule();
       };

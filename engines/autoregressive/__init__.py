@@ -8,6 +8,6 @@ the engine (engine.py) trains it by maximum likelihood, and pictures.py shows it
 
 from engines.autoregressive.conditionals import Binned, Categorical, Mixture
 from engines.autoregressive.engine import Autoregressive
-from engines.autoregressive.made import Made, masks
+from engines.autoregressive.made import Made
 
-__all__ = ["Autoregressive", "Binned", "Categorical", "Made", "Mixture", "masks"]
+__all__ = ["Autoregressive", "Binned", "Categorical", "Made", "Mixture"]

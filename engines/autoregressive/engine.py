@@ -13,7 +13,7 @@ from engines.autoregressive import pictures
 from engines.autoregressive.conditionals import FAR, Binned, Categorical, Mixture
 from engines.autoregressive.made import Made
 from engines.base import Engine
-from engines.data.base import Dataset, Pool
+from engines.data.base import MOST_NOISE, Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -82,8 +82,8 @@ class Autoregressive(Engine):
 
     best: bool = knob(
         True, view=True, label="Best weights", when={"averaged": True}, kinds=("images",),
-        help="On images, show the averaged weights that did best on the validation rows, before "
-             "the digits are learnt by heart.",
+        help="On images, and always on points of your own: show the averaged weights that did best on "
+             "the validation rows, before the rows are learnt by heart.",
     )  # fmt: skip
     pixel: int = knob(
         28, 1, 64, view=True, label="Next pixel", kinds=("images",),
@@ -104,7 +104,7 @@ class Autoregressive(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "An autoregressive model here needs numbers, not symbols."
+            return "This one draws the numbers of a row; for sequences take Compounding error, on the same tab."
         if dataset.dim > 256:
             return f"An autoregressive model here takes rows of at most 256 numbers, not {dataset.dim}."
         return None
@@ -119,9 +119,7 @@ class Autoregressive(Engine):
             self.WAVES, self.PITCH, self.DROP if self.images else 0.0,
         )  # fmt: skip
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
-        if self.images:
-            self.kept = nets.Best(copy.deepcopy(self.net))
-            self.validation = torch.zeros((), device=self.device)
+        self._keep()
         self.optimiser = nets.adam(self.net.parameters(), self.lr, self.BETAS)
         # where the first coordinate is held for the picture of a conditional; looking, not training
         self.at = float(pool.val[:, self.first].median())
@@ -131,10 +129,15 @@ class Autoregressive(Engine):
         """The column that is drawn first."""
         return self.dim - 1 if self.order == "last to first" else 0
 
+    def _keep(self) -> None:
+        """From now on remember the weights that do best on validation rows, if rows are few."""
+        if self.pool.finite:
+            self.kept = nets.Best(copy.deepcopy(self.net))
+            self.validation = torch.zeros((), device=self.device)
+
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
-        if self.images:
-            self.kept.forget()
+        self._keep()
         self._hold(self.at)  # back into the picture, if that has moved
 
     @property
@@ -177,14 +180,14 @@ class Autoregressive(Engine):
         self.optimiser.step()
         self.average.update(self.net, self.age + 1)
         losses = {"nll": loss.detach()}
-        return {**losses, "validation": self.validate()} if self.images else losses
+        return {**losses, "validation": self.validate()} if self.pool.finite else losses
 
     @torch.no_grad()
     def validate(self) -> Tensor:
         """−log q of the validation rows under averaged weights, 0-d; the best of these are kept."""
         if self.step_count % self.EVERY == 0:
             net = self.average.module
-            self.validation = -self.terms(self.pool.val, net).sum(1).mean()
+            self.validation = -self.terms(self.pool.val[: nets.Best.ROWS], net).sum(1).mean()
             self.kept.offer(net, self.validation, self.step_count + 1)
         return self.validation
 
@@ -195,7 +198,9 @@ class Autoregressive(Engine):
         """The network that is looked at, sampled and measured: averaged, at its best, or as it is."""
         if not self.averaged:
             return self.net
-        return self.kept.module if self.best and self.images else self.average.module
+        if self.best and self.pool.finite and self.kept.found:
+            return self.kept.module
+        return self.average.module
 
     def ordered(self, x: Tensor) -> Tensor:
         """Columns (N, d) in the order in which they are drawn, and back again."""
@@ -270,7 +275,7 @@ class Autoregressive(Engine):
             middle = x + 0.5 if self.images else x
             z[:, i], out[:, i] = (middle - mean[i]) / std[i], x
         if self.images:
-            out = out + noise.clamp_max(1 - 2.0**-19)  # float32 would round 16 + 1 − 2⁻²⁴ up
+            out = out + noise.clamp_max(MOST_NOISE)
         return self.ordered(out).contiguous()
 
     def _next(self, z: Tensor, i: int, u: Tensor, v: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.masked import FREE, degrees, masks, thinned, with_sines
+
 
 class Made(nn.Module):
     """x (N, d) ↦ θ (N, d, P), row i of which depends on x_1 … x_{i−1} alone.
@@ -28,9 +30,6 @@ class Made(nn.Module):
     """
 
     WAVY = 8
-    # Adam moves every number by the same step, but what a network of `width` units says moves by
-    # many of them at once: numbers that no network makes count this much, to keep pace
-    FREE = 10.0
 
     def __init__(
         self,
@@ -69,24 +68,24 @@ class Made(nn.Module):
             self.biases[-1].copy_(first[1:].flatten())
         self.masked = n_in > 1
         if self.masked:
-            for i, mask in enumerate(masks(n_in, waves, width, hidden, self.each)):
+            # what coordinate i + 1 is told has degree i, so that it sees x_1 … x_i
+            told = torch.arange(1, n_in + 1).repeat_interleave(self.each)
+            for i, mask in enumerate(masks(degrees(n_in, waves), width, hidden, told)):
                 self.register_buffer(f"mask{i}", mask.to(device))
 
     def alone(self) -> Tensor:
         """θ_1 (P,), which nothing conditions."""
-        return self.begin + self.FREE * self.free
+        return self.begin + FREE * self.free
 
     def _hidden(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
         """The last hidden layer, (N, d) → (N, width)."""
         u = x[:, : self.dim - 1]
         if self.frequency.numel():
-            bent = torch.sin(torch.addcmul(self.phase, u[:, :, None], self.frequency))
-            u = torch.cat([u, bent.flatten(1)], 1)
+            u = with_sines(u, self.frequency, self.phase)
         for i in range(self._last):
             u = F.leaky_relu(torch.addmm(self.biases[i], u, self._weight(i)), 0.01)
             if rng is not None and self.drop > 0:
-                stay = torch.rand(u.shape, generator=rng, device=u.device) >= self.drop
-                u = u * stay / (1 - self.drop)
+                u = thinned(u, self.drop, rng)
         return u
 
     def _weight(self, i: int) -> Tensor:
@@ -113,19 +112,3 @@ class Made(nn.Module):
         part = slice((i - 1) * self.each, i * self.each)
         w = self._weight(self._last)[:, part]
         return torch.addmm(self.biases[-1][part], self._hidden(x, None), w)
-
-
-def masks(n: int, waves: int, width: int, hidden: int, each: int) -> list[Tensor]:
-    """Masks (n_in, n_out) of every linear layer; n coordinates in, and n conditionals out.
-
-    A unit sees units of at most its own degree. What coordinate i + 1 is told has degree i, so
-    that it sees x_1 … x_i. Degrees of hidden units go round 1, 2 … n.
-    """
-    inputs = torch.arange(1, n + 1)
-    seen = torch.cat([inputs, inputs.repeat_interleave(waves)])
-    units = torch.arange(width) % n + 1
-    out = []
-    for _ in range(hidden):
-        out.append((seen[:, None] <= units).float())
-        seen = units
-    return [*out, (seen[:, None] <= inputs.repeat_interleave(each)).float()]

@@ -24,6 +24,7 @@ from engines.marks import (
 )
 from engines.metrics import kl
 from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over
+from engines.probes import reference
 
 if TYPE_CHECKING:
     from engines.autoregressive.engine import Autoregressive
@@ -157,14 +158,14 @@ def plane(engine: Autoregressive) -> list[Panel]:
 
     at = f"{engine.at:.2f}".replace("-", "−")
     name = f"q({two} | {one} = {at})"
-    beside = f"and {'the kernel estimate' if guess else 'the exact one'}"
+    beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     fit = density_field(dataset).sum(1 if engine.first else 0) * (top - bottom) / GRID
     return [
         Panel("model", "Model density", model, f"drag the line: {one} is held", box, "large",
               help="What the model believes now: its density as a field, its samples in orange. "
                    "Drag the ring: the picture of one conditional follows."),
         Panel("conditional", name, conditional,
-              f"one conditional, {beside}" if p is not None else f"there is no data at this {one}",
+              beside if p is not None else f"there is no data at this {one}",
               (bottom, top, 0.0, tall or 1.0), "small", estimate=guess, equal=False, hz=10,
               help=f"The density of {two} where {one} is held by the line in the model's density: "
                    "a cut through the plane, scaled so that its area is 1."),
@@ -172,7 +173,7 @@ def plane(engine: Autoregressive) -> list[Panel]:
               Slider(f"{one}, then {two}", 0, 2, 2, ("nothing", "both")), hz=3,
               help=f"First {one} is drawn, on its axis; then each point moves to the {two} that is "
                    f"drawn for its own {one}."),
-        Panel("marginal", f"The first coordinate, q({one})", marginal,
+        Panel("marginal", f"q({one}), drawn first", marginal,
               beside, (low, high, 0.0, nice(1.3 * float(fit.max()))), "small", estimate=guess,
               equal=False, hz=4,
               help=f"{one} depends on nothing: one density on the line, in steps of a hundredth."),
@@ -195,7 +196,7 @@ def metrics(engine: Autoregressive) -> list[Metric]:
     p, some = p / p.sum(), p > 0
     begin = float((p[some] * np.log(p[some] / q[some].clip(1e-12))).sum())
     x = engine.pool.test[:HELD]
-    rest = kl(dataset.log_prob(x), engine.log_prob(x))
+    rest = kl(reference(engine.pool).log_p[:HELD], engine.log_prob(x))
     return [
         Metric("kl_first", begin, "nats", "estimate", floor=0.0, label=f"KL of {one} alone",
                help=f"How far the density of the coordinate that is drawn first is from the truth, "

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class Dataset(Knobbed):
     # measured with an estimate says so, and fresh draws of it are never the truth.
     trust: ClassVar[Literal["exact", "estimate"]] = "exact"
     extent: Box = (-4.0, 4.0, -4.0, 4.0)
+    sizes: ClassVar[tuple[int, int, int]] = (100_000, 2_000, 10_000)  # train, val, test
+    parts: ClassVar[str] = "nearest mode"  # what `classify` goes by
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,6 +105,16 @@ class Dataset(Knobbed):
     def modes(self) -> Modes | None:
         return None
 
+    def classify(self, x: Tensor) -> Tensor | None:
+        """Which part of the data each place belongs to, (N, dim) → (N,) int64 from 0 on.
+
+        None where there are no parts.
+        """
+        modes = self.modes
+        if modes is None or not 1 < len(modes.weights) <= 25:
+            return None
+        return torch.cdist(x.double(), modes.centres.to(x.device, torch.float64)).argmin(1)
+
     def noised(self, a: float, sigma: float) -> Any:
         """Exact density and score of a·x + σε, ε ~ N(0, I): has `log_prob` and `score`."""
         raise NotImplementedError(f"{self.name} has no exact noised density.")
@@ -110,12 +122,20 @@ class Dataset(Knobbed):
     def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
         """Draw a run's training, validation and test rows; the same for the same seed."""
 
-        def rows(n: int, split: Split, stream: int) -> Tensor:
+        parts = []
+        for stream, (n, split) in enumerate(zip(self.sizes, get_args(Split), strict=True)):
             # 4 streams a seed: the engine's own generators use other multiples
             rng = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream)
-            return self.sample(n, rng, split).to(device)
+            parts.append(self.sample(n, rng, split).to(device))
+        pool = Pool(self, *parts)
+        if self.trust == "exact":
 
-        return Pool(self, rows(100_000, "train", 0), rows(2_000, "val", 1), rows(10_000, "test", 2))
+            def fresh(block: int) -> Tensor:
+                rng = torch.Generator().manual_seed(7_000_003 * (seed + 1) + block)
+                return self.sample(self.sizes[0], rng, "train").to(device)
+
+            pool.fresh = fresh
+        return pool
 
 
 class Pool:
@@ -123,13 +143,17 @@ class Pool:
 
     Attributes:
         train, val, test: (N, dim) float32. test is what metrics are computed on.
-        labels: (N,) int64 classes of the training rows, or None.
+        labels, test_labels: (N,) int64 classes of the training and of the test rows, or None.
         mean, std: (dim,) of the training rows: engines may standardise with them, and
             count the Jacobian, since samples and log-densities are in data units.
         source: the pool that the model comes from, for engines that take one; else None.
+        fresh: block number → as many training rows again, where the data are a distribution and
+            not a finite set: no model learns such rows by heart.
     """
 
+    EVERY = 200  # steps that a block of rows serves
     source: Pool | None = None
+    fresh: Callable[[int], Tensor] | None = None
 
     def __init__(
         self,
@@ -140,10 +164,12 @@ class Pool:
         labels: Tensor | None = None,
         dequantise: bool = False,
         std: Tensor | None = None,
+        test_labels: Tensor | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self.test_labels = dataset, test_labels
         self.train, self.val, self.test, self.labels = train, val, test, labels
         self.dequantise = dequantise
+        self._block, self._rows = 0, None  # which block `batch` draws from; None: of `train`
         self.mean = train.mean(0) + (0.5 if dequantise else 0.0)
         self.std = train.std(0).clamp_min(1e-6) if std is None else std
 
@@ -151,23 +177,41 @@ class Pool:
     def dim(self) -> int:
         return self.train.shape[1]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the training rows are all that there are, so that they can be learnt by heart."""
+        return self.fresh is None
+
     def rows(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Training rows by index; integers get fresh uniform noise (dequantisation)."""
         x = self.train[index]
         return dequantised(x, rng) if self.dequantise else x
 
     def batch(self, n: int, rng: torch.Generator) -> Tensor:
-        """n training rows drawn with replacement by the engine's own generator."""
-        index = torch.randint(len(self.train), (n,), generator=rng, device=self.train.device)
-        return self.rows(index, rng)
+        """n training rows drawn with replacement by the engine's own generator.
+
+        From `train` up to step EVERY, and from a fresh block of rows every EVERY steps after.
+        """
+        x = self.train if self._rows is None else self._rows
+        x = x[torch.randint(len(x), (n,), generator=rng, device=x.device)]
+        return dequantised(x, rng) if self.dequantise else x
+
+    def turn(self, step: int) -> None:
+        """Lay out the rows that belong to training step `step`, which alone decides on them: so a
+        run that is saved and opened goes on with the same ones."""
+        if self.fresh is not None and (block := step // self.EVERY) != self._block:
+            self._block, self._rows = block, self.fresh(block) if block else None
+        if self.source is not None:
+            self.source.turn(step)
+
+
+# the most that is added to an integer below 32: float32 would round 16 + 1 − 2⁻²⁴ up to 17
+MOST_NOISE = 1 - 2.0**-19
 
 
 def dequantised(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1.
-
-    u stops 2⁻¹⁹ short of 1: float32 would round 16 + u up to 17 otherwise.
-    """
-    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
+    """Integers below 32 in float32, plus uniform noise: x ≤ x + u < x + 1."""
+    return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(MOST_NOISE)
 
 
 def gaussian_rows(

@@ -52,12 +52,12 @@ class Mixture:
     """Σₖ wₖ N(x; cₖ, σₖ² I): density and score.
 
     Args:
-        centres: (K, 2). sigma: (K,) or one number. weights: (K,) that sum to 1.
+        centres: (K, D). sigma: (K,) or one number. weights: (K,) that sum to 1.
     """
 
     def __init__(self, centres: Any, sigma: Any, weights: Any) -> None:
         self.centres = torch.as_tensor(centres, dtype=torch.float64)
-        k = len(self.centres)
+        k, dim = self.centres.shape
         self.sigma = torch.as_tensor(sigma, dtype=torch.float64).expand(k).clone()
         self.weights = torch.as_tensor(weights, dtype=torch.float64)
         if not bool((self.sigma > 0).all()):
@@ -67,8 +67,8 @@ class Mixture:
         self.linear = self.centres * self.precision[:, None]
         self.const = (
             self.weights.log()
-            - 2 * self.sigma.log()
-            - LOG_2PI
+            - dim * self.sigma.log()
+            - dim / 2 * LOG_2PI
             - 0.5 * (self.centres * self.linear).sum(1)
         )
 
@@ -80,12 +80,12 @@ class Mixture:
             yield tile, torch.addmm(const, tile, linear).addcmul(square, half)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, (N, 2) → (N,)."""
+        """Log-density in nats, (N, D) → (N,)."""
         out = [torch.logsumexp(parts, 1) for _, parts in self._parts(x)]
         return (torch.cat(out) if out else x.new_zeros(0)).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
-        """∇ log-density, (N, 2) → (N, 2)."""
+        """∇ log-density, (N, D) → (N, D)."""
         linear, precision = self.linear.to(x.device), self.precision.to(x.device)
         out = []
         for tile, parts in self._parts(x):

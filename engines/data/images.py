@@ -52,7 +52,8 @@ class Digits(Dataset):
         # one scale for all pixels: some at the border are always 0 and have none of their own
         std = (train.var(0).mean() + 1 / 12).sqrt().expand(self.dim).clone()
         parts = [part.to(device) for part in (train, val, test, labels)]
-        return Pool(self, *parts, dequantise=True, std=std.to(device))
+        held = digits()["test"][1].to(device)
+        return Pool(self, *parts, dequantise=True, std=std.to(device), test_labels=held)
 
 
 @lru_cache(maxsize=1)

@@ -10,47 +10,12 @@ import torch
 from torch import Tensor
 
 from engines.data.base import STEPS, Dataset, Modes, Split, gaussian_rows
-from engines.data.exact import noise_scales
+from engines.data.exact import Mixture
 from engines.knobs import BadInput, payload
 from engines.marks import Box
 
 MOST_MODES = 8
 LIMITS = {"x": (-20.0, 20.0), "sigma": (0.05, 5.0), "weight": (1e-3, 1e3)}
-
-
-class LineMixture:
-    """Σₖ wₖ N(x; cₖ, σₖ²): density and score, in float64 and returned in the dtype of x.
-
-    Args:
-        centres, sigma, weights: (K,); the weights sum to 1.
-    """
-
-    def __init__(self, centres: Any, sigma: Any, weights: Any) -> None:
-        self.centres, self.sigma, self.weights = (
-            torch.as_tensor(part, dtype=torch.float64) for part in (centres, sigma, weights)
-        )
-        self.const = self.weights.log() - self.sigma.log() - 0.5 * math.log(2 * math.pi)
-
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened x (N, K), and log wₖ N(x; …) (N, K)."""
-        z = (x.double() - self.centres.to(x.device)) / self.sigma.to(x.device)
-        return z, self.const.to(x.device) - 0.5 * z.square()
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, (N, 1) → (N,)."""
-        return torch.logsumexp(self._parts(x)[1], 1).to(x.dtype)
-
-    def score(self, x: Tensor) -> Tensor:
-        """d log-density / dx, (N, 1) → (N, 1)."""
-        z, joint = self._parts(x)
-        slope = -z / self.sigma.to(x.device)
-        return (joint.softmax(1) * slope).sum(1, keepdim=True).to(x.dtype)
-
-    def noised(self, a: float, sigma: float) -> LineMixture:
-        """The mixture of a·x + σε."""
-        a, sigma = noise_scales(a, sigma)
-        spread = (a * a * self.sigma**2 + sigma * sigma).sqrt()
-        return LineMixture(a * self.centres, spread, self.weights)
 
 
 def check_modes(given: Any) -> list[list[float]]:
@@ -87,7 +52,7 @@ class Line(Dataset):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         x, sigma, weight = torch.tensor(self.components, dtype=torch.float64).unbind(1)
-        self.mixture = LineMixture(x, sigma, weight / weight.sum())
+        self.mixture = Mixture(x[:, None], sigma, weight / weight.sum())
         reach = float((x.abs() + 3.5 * sigma).max())
         half = next(step for step in STEPS if step >= reach)
         top = nice(1.1 * float((1 / sigma).max()) / math.sqrt(2 * math.pi))
@@ -99,23 +64,24 @@ class Line(Dataset):
         edges = m.weights.cumsum(0).to(device)
         k = torch.searchsorted(edges, u).clamp_max(len(edges) - 1)
         noise = torch.randn(n, generator=generator, dtype=torch.float64, device=device)
-        return (m.centres.to(device)[k] + m.sigma.to(device)[k] * noise)[:, None].float()
+        return (m.centres[:, 0].to(device)[k] + m.sigma.to(device)[k] * noise)[:, None].float()
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.mixture.log_prob(x)
 
-    def noised(self, a: float, sigma: float) -> LineMixture:
+    def noised(self, a: float, sigma: float) -> Mixture:
         return self.mixture.noised(a, sigma)
 
     @property
     def modes(self) -> Modes:
         m = self.mixture
-        return Modes(m.centres[:, None], m.sigma, m.weights)
+        return Modes(m.centres, m.sigma, m.weights)
 
     @cached_property
     def _entropy(self) -> float:
         m = self.mixture
-        low, high = (m.centres - 10 * m.sigma).min(), (m.centres + 10 * m.sigma).max()
+        x = m.centres[:, 0]
+        low, high = (x - 10 * m.sigma).min(), (x + 10 * m.sigma).max()
         # at most a twentieth of the narrowest σ: there the midpoint rule errs below 1e-12
         n = int(20 * float((high - low) / m.sigma.min())) + 1
         x = low + (torch.arange(n, dtype=torch.float64) + 0.5) * (high - low) / n

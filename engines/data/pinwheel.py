@@ -99,6 +99,7 @@ class Pinwheel(Plane):
     place = 9
     known_entropy = 2.31778801
     extent = (-5.0, 5.0, -5.0, 5.0)
+    parts = "arm"
 
     def _draw(self, n: int, rng: torch.Generator) -> Tensor:
         noise = _randn(rng, n, 2)
@@ -114,6 +115,12 @@ class Pinwheel(Plane):
             out[index] = self._wound(rho[index], torch.atan2(x[index, 1], x[index, 0]))
         out[far] = self._mean(rho[far])
         return out - math.log(4)
+
+    def classify(self, x: Tensor) -> Tensor:
+        # on the middle of an arm |x| = 2 f₀, and the angle is −a
+        twist = 0.25 * (x.norm(dim=1) / 2).clamp_max(10).exp()
+        turn = -(torch.atan2(x[:, 1], x[:, 0]) + twist) / (2 * math.pi / 5)
+        return turn.round().long() % 5
 
     @staticmethod
     def _log_f(f0: Tensor, f1: Tensor) -> Tensor:

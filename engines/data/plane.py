@@ -84,6 +84,7 @@ class Checkerboard(Plane):
     source = "8 squares of side 2 in [−4, 4]² (after Grathwohl et al. 2019, FFJORD)"
     place = 5
     extent = (-4.5, 4.5, -4.5, 4.5)
+    parts = "square"
 
     def _draw(self, n: int, rng: torch.Generator) -> Tensor:
         square = _randint(rng, 8, n)
@@ -98,6 +99,10 @@ class Checkerboard(Plane):
         inside = even & ((x >= -4) & (x < 4)).all(1)
         out = torch.full_like(x[:, 0], -math.log(32.0)).masked_fill(~inside, -math.inf)
         return out.masked_fill(x.isnan().any(1), math.nan)
+
+    def classify(self, x: Tensor) -> Tensor:
+        column, row = ((x + 4) / 2).floor().clamp(0, 3).long().unbind(1)
+        return 2 * column + row // 2
 
     def _entropy(self) -> float:
         return math.log(32.0)
@@ -135,6 +140,7 @@ class Moons(Plane):
     place = 6
     known_entropy = 2.393879196
     extent = (-4.2, 4.2, -4.2, 4.2)
+    parts = "nearest moon"
 
     def _draw(self, n: int, rng: torch.Generator) -> Tensor:
         angle, lower = math.pi * _rand(rng, n), _randint(rng, 2, n).bool()
@@ -145,6 +151,15 @@ class Moons(Plane):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return _moons().log_prob(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        def away(centre: tuple[float, float], up: float) -> Tensor:
+            """Distance to a half-circle of radius 2, which ends at the height of its centre."""
+            across, high = (x - torch.tensor(centre).to(x)).unbind(1)
+            arc = (torch.hypot(across, high) - 2).abs()
+            return torch.where(up * high >= 0, arc, torch.hypot(across.abs() - 2, high))
+
+        return (away((1.0, 0.8), -1.0) < away((-1.0, -0.2), 1.0)).long()
 
     def noised(self, a: float, sigma: float) -> Mixture:
         return _moons().noised(a, sigma)
@@ -189,6 +204,7 @@ class Spirals(Plane):
     place = 7
     known_entropy = 2.645450284
     extent = (-4.2, 4.2, -4.2, 4.2)
+    parts = "arm"
 
     def _draw(self, n: int, rng: torch.Generator) -> Tensor:
         turn = 3 * math.pi * _rand(rng, n).sqrt()  # 540 degrees
@@ -199,6 +215,10 @@ class Spirals(Plane):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return _near_spirals().log_prob(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        # on one arm the angle is π − 3|x|, on the other −3|x|
+        return (torch.cos(torch.atan2(x[:, 1], x[:, 0]) + 3 * x.norm(dim=1)) > 0).long()
 
     def noised(self, a: float, sigma: float) -> NoisyBoxes:
         a, sigma = noise_scales(a, sigma)
@@ -214,6 +234,7 @@ class Rings(Plane):
     source = "radii 3, 2.25, 1.5, 0.75, σ 0.08, equal weights (after FFJORD's rings)"
     place = 8
     extent = (-4.0, 4.0, -4.0, 4.0)
+    parts = "nearest circle"
 
     radii = (3.0, 2.25, 1.5, 0.75)
     width = 0.08
@@ -226,6 +247,9 @@ class Rings(Plane):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return NoisyRings(self.radii, self.width, [1 / 4] * 4).log_prob(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        return (x.norm(dim=1, keepdim=True) - torch.tensor(self.radii).to(x)).abs().argmin(1)
 
     def noised(self, a: float, sigma: float) -> NoisyRings:
         a, sigma = noise_scales(a, sigma)

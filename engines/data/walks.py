@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from engines.data.base import Dataset, Pool, Split
+from engines.data.base import Dataset, Split
 from engines.knobs import knob
 
 RADIUS = 2.6  # of the circle that the walk ends on
@@ -35,6 +35,7 @@ class Walk(Dataset):
     kind = "sequence"
     shape = (32, 2)
     extent = (-3.6, 3.6, -3.6, 3.6)
+    sizes: ClassVar = (8192, 500, 2000)  # walks are learnt from few: each is many steps
 
     noise: float = knob(
         0.06, 0.01, 0.3, log=True, help="Standard deviation of each step, each coordinate."
@@ -77,15 +78,6 @@ class Walk(Dataset):
         """−∫ p log p in nats: every step adds the entropy of its noise, whatever f is."""
         one = math.log(2 * math.pi * math.e)
         return self.length * one + 2 * (math.log(SPREAD) + (self.length - 1) * math.log(self.noise))
-
-    def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
-        """Fewer rows than points have: one walk is many steps, and walks are learnt from few."""
-
-        def rows(n: int, split: Split, stream: int) -> Tensor:
-            rng = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream)
-            return self.sample(n, rng, split).to(device)
-
-        return Pool(self, rows(8192, "train", 0), rows(500, "val", 1), rows(2000, "test", 2))
 
 
 def _log_normal(gap: Tensor, sigma: float) -> Tensor:

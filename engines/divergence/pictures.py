@@ -176,8 +176,9 @@ def _fitted_line(engine: Divergence) -> list[Mark]:
     mixture = getattr(dataset, "mixture", None) if hasattr(dataset, "moved") else None
     if mixture is not None:
         top = mixture.weights / (mixture.sigma * math.sqrt(2 * math.pi))
-        side = torch.stack([mixture.centres + mixture.sigma, top * math.exp(-0.5)], 1)
-        tops = torch.stack([mixture.centres, top], 1)
+        x = mixture.centres[:, 0]
+        side = torch.stack([x + mixture.sigma, top * math.exp(-0.5)], 1)
+        tops = torch.stack([x, top], 1)
         names = [f"p{k + 1}" for k in range(len(top))]
         marks += [Handles(numpy(side), "widen_p", role="data"),
                   Handles(numpy(tops), "move_p", names, role="data")]  # fmt: skip

@@ -89,6 +89,7 @@ class EnergyBased(Engine):
     )  # fmt: skip
     leaps: bool = knob(
         True, live=True, label="Far leaps", when={"method": PERSISTENT, "metropolis": True},
+        kinds=("plane",),
         help="After its moves each chain also tries two far places: one anywhere, and one as far "
              "off as two other chains are from each other.",
     )  # fmt: skip
@@ -156,7 +157,6 @@ class EnergyBased(Engine):
         self.refresh()
         self.chains = self.moves().anywhere(self.buffer, self.rng)
         self.accepted = torch.ones((), device=self.device)  # of the last step's moves
-        self.leapt = torch.zeros((), device=self.device)
 
     def refresh(self) -> None:
         self._box = self.domain()
@@ -227,22 +227,20 @@ class EnergyBased(Engine):
         out, energy, trace = langevin.run(force, begin, moves, self.rng)
         self.accepted = trace.accepted.float().mean()
         if self.leaps and moves.metropolis:
-            out, went = self._leap(self.net, out, energy, moves, self.rng)
-            self.leapt = went.float().mean()
+            out = self._leap(self.net, out, energy, moves, self.rng)
         self.chains[turn] = out
         return out
 
     @torch.no_grad()
     def _leap(
         self, net: Energy, z: Tensor, energy: Tensor, moves: Moves, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Two far moves of each chain: places (N, dim), and who went anywhere (N,) bool."""
+    ) -> Tensor:
+        """Where each chain is after two far moves, (N, dim)."""
         pair = torch.randint(len(self.chains), (2, len(z)), generator=rng, device=self.device)
         a, b = self.chains[pair]
-        z, energy, went = langevin.leap(net, z, energy, z + a - b, moves, rng)
+        z, energy = langevin.leap(net, z, energy, z + a - b, moves, rng)
         far = moves.anywhere(len(z), rng)
-        z, _, too = langevin.leap(net, z, energy, far, moves, rng)
-        return z, went | too
+        return langevin.leap(net, z, energy, far, moves, rng)[0]
 
     # ------------------------------------------------------------ the model
 
@@ -302,7 +300,7 @@ class EnergyBased(Engine):
         for part in self.chains[index].clamp(self._low, self._high).split(self.TILE):
             z, energy, _ = langevin.run(self.shown.force, part, moves, rng, self.SETTLE)
             if self.leaps and moves.metropolis:
-                z, _ = self._leap(self.shown, z, energy, moves, rng)
+                z = self._leap(self.shown, z, energy, moves, rng)
             out.append(z)
         return self.unstandardise(torch.cat(out))
 

@@ -129,7 +129,7 @@ def leap(
     new: Tensor,
     moves: Moves,
     rng: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """One Metropolis move of each chain to a far place `new` (N, dim), whatever lies between.
 
     Accepted with probability min(1, exp((E(z) − E(new))/T)), and never outside the domain. That
@@ -138,9 +138,9 @@ def leap(
     Markov chain Monte Carlo).
 
     Returns:
-        z (N, dim), E(z) (N,), and who went, (N,) bool.
+        z (N, dim) and E(z) (N,).
     """
     new_energy = energy_of(new)
     u = torch.rand(len(z), generator=rng, device=z.device)
     yes = (u.log() < (energy - new_energy) / moves.temperature) & moves.inside(new)
-    return torch.where(yes[:, None], new, z), torch.where(yes, new_energy, energy), yes
+    return torch.where(yes[:, None], new, z), torch.where(yes, new_energy, energy)

@@ -67,7 +67,6 @@ def phases(engine: EnergyBased, at: Tensor, data: Tensor, chains: Tensor) -> tup
         with torch.enable_grad():
             given = dict(zip(names, weights, strict=True))
             out = sign * torch.func.functional_call(net, given, (z,)).mean()
-            # the constant of E has a slope of its own, and no place in a force
             return list(torch.autograd.grad(out, weights))
 
     slopes = [slope(data, 1.0), slope(chains, -1.0)]
@@ -151,15 +150,16 @@ def plane(engine: EnergyBased) -> list[Panel]:
               "small", hz=6,
               help="E/T: where it is low the model expects data. Up to a constant it is −log q, so "
                    "the truth is −log p."),
-        Panel("phases", "What an update does", pulls, "arrows scaled for sight", box, "small", hz=3,
-              help="How one step on only one term of the loss would change the force −∇E: the "
+        Panel("phases", "What an update does", pulls, "blue: data pull; orange: chains push",
+              box, "small", hz=3,
+              help="Arrows scaled for sight: how one step on only one term of the loss would change the force −∇E: the "
                    "data's term pulls towards data, the chains' pushes off the chains. Where the "
                    "two cancel, nothing is left to learn."),
         Panel("chains", "Chains from noise", walk, f"{n} moves with the knobs of now", box, "small",
               hz=3,
               help="Langevin chains on the energy of now, always from the same places with the same "
                    "noise; dots are moves that Metropolis' rule refused."),
-        Panel("surface", "Energy landscape", surface, "data lie in the valleys", None, "small",
+        Panel("surface", "Energy landscape", surface, "data lie in its valleys", None, "small",
               hz=0.7, help="The same energy as a landscape: drag to turn it."),
     ]  # fmt: skip
 
@@ -178,29 +178,42 @@ def negatives(engine: EnergyBased, data: Tensor) -> Tensor:
 
 def images(engine: EnergyBased) -> list[Panel]:
     dataset = engine.pool.dataset
-    rows, columns = 6, 10
+    rows, columns = 5, 10
+    kept = engine.method == "persistent CD"
+    short = engine.method == "short-run"
+
+    def pixels(x: Tensor) -> np.ndarray:
+        x = numpy(x).reshape(-1, *dataset.shape) / dataset.levels
+        return np.clip(x, 0, 1).astype(np.float32)
 
     def walk() -> list[Mark]:
-        places = engine.from_noise(rows, engine.view_rng).places
-        times = torch.linspace(0, len(places) - 1, columns, device=engine.device).round().long()
-        x = engine.unstandardise(places[times]).transpose(0, 1).reshape(-1, *dataset.shape)
-        pixels = np.clip(numpy(x) / dataset.levels, 0, 1).astype(np.float32)
-        return [Images(pixels, columns, label="each row is one chain from noise")]
+        """Each row is one chain: first those that begin at noise, then those that do not."""
+        begin = engine.moves().anywhere(2 * rows, engine.view_rng)
+        if not short:
+            other = engine.chains if kept else engine.standardise(engine.pool.test[:rows])
+            begin[rows:] = other[:rows].clamp(engine._low, engine._high)
+        trace = langevin.run(engine.shown.force, begin, engine.moves(), engine.view_rng, n)[2]
+        times = torch.linspace(0, n, columns, device=engine.device).round().long()
+        x = engine.unstandardise(trace.places[times].transpose(0, 1).flatten(0, 1))
+        return [Images(pixels(x), columns, label="each row is one chain")]
 
     def sorted_by() -> list[Mark]:
         x = engine.pool.test[:200]
         energy, order = (engine.energy(x) / engine.temperature).sort()
-        pick = torch.linspace(0, len(x) - 1, 40, device=engine.device).round().long()
-        pixels = numpy(x[order[pick]]).reshape(-1, *dataset.shape) / dataset.levels
-        tags = [f"{e:.1f}" for e in (energy[pick] - energy[0]).tolist()]
-        pixels = np.clip(pixels, 0, 1).astype(np.float32)
-        return [Images(pixels, columns, tags, "held-out images, lowest energy first")]
+        pick = torch.linspace(0, len(x) - 1, 35, device=engine.device).round().long()
+        tags = [f"{e:.0f}" for e in (energy[pick] - energy[0]).tolist()]
+        # four empty rows above each image are its number's
+        room = np.pad(pixels(x[order[pick]]), ((0, 0), (4, 0), (0, 0)))
+        return [Images(room, 7, tags, "held-out images, lowest energy first")]
 
-    n = engine.k if engine.method == "short-run" else engine.walk
+    n = engine.k if short else engine.walk
+    where = "all from noise" if short else f"above from noise, below {'kept' if kept else 'data'}"
     return [
-        Panel("chains", "From noise to digit", walk, f"rows: chains; columns: up to {n} moves", None,
-              "large", hz=2,
-              help="Langevin chains on the energy of now, always from the same noise."),
-        Panel("sorted", "Sorted by energy", sorted_by, "E/T over the lowest, below each", None,
+        Panel("chains", f"Chains, {n} moves", walk, where, None, "large", hz=2,
+              help="Each row is one Langevin chain on the energy of now, from left to right; those "
+                   "from noise always begin at the same noise. Where the lower rows are digits and "
+                   "the upper ones are not, training has never sent a chain that way: longer chains, some "
+                   "of them begun anew, find it."),
+        Panel("sorted", "Sorted by energy", sorted_by, "E/T over the lowest, above each", None,
               "large", hz=2, help="Held-out images from the most to the least expected."),
     ]  # fmt: skip

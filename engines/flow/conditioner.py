@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.masked import FREE, degrees, masks, thinned, with_sines
+
 
 class Network:
     """One layer's network: waves, hidden layers of leaky ReLU, a linear layer.
@@ -40,13 +42,11 @@ class Network:
 
     def _hidden(self, u: Tensor) -> Tensor:
         if self.waves is not None:
-            frequency, phase = self.waves
-            bent = torch.sin(torch.addcmul(phase, u[:, :, None], frequency))
-            u = torch.cat([u, bent.flatten(1)], 1)
+            u = with_sines(u, *self.waves)
         for w, b in self.parts[:-1]:
             u = F.leaky_relu_(torch.addmm(b, u, w), 0.01)
             if self.drop is not None:
-                u = _thinned(u, *self.drop)
+                u = thinned(u, *self.drop)
         return u
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -66,12 +66,6 @@ class Network:
         w, b = self.parts[-1]
         part = slice(i * self.each, (i + 1) * self.each)
         return torch.addmm(b[part], self._hidden(u), w[:, part])
-
-
-def _thinned(u: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Dropout: each number becomes 0 with this probability, and the others grow to make up."""
-    keep = 1 - share
-    return u * ((torch.rand(u.shape, generator=rng, device=u.device) < keep) / keep)
 
 
 class Conditioner(nn.Module):
@@ -95,9 +89,6 @@ class Conditioner(nn.Module):
     dropping: torch.Generator | None = None
 
     WAVY = 8
-    # Adam moves every number by the same step, but what a network of `width` units says moves
-    # by many of them at once: numbers that no network makes count this much, to keep pace
-    FREE = 10.0
 
     def __init__(
         self,
@@ -141,24 +132,11 @@ class Conditioner(nn.Module):
             self.biases.append(nn.Parameter(c))
         self.masked = masked and not self.alone
         if self.masked:
-            for i, mask in enumerate(self._masks(n_in, 1 + waves, width, hidden, each)):
+            # a coordinate's numbers see those before it, the first one's nothing
+            told = torch.arange(n_in).repeat_interleave(each)
+            parts = masks(degrees(n_in, waves), width, hidden, told)
+            for i, mask in enumerate(parts):
                 self.register_buffer(f"mask{i}", mask.to(dev))
-
-    @staticmethod
-    def _masks(dim: int, copies: int, width: int, hidden: int, each: int) -> list[Tensor]:
-        """Masks (n_in, n_out) of every linear layer.
-
-        Every unit has a degree, and sees units of at most its own; a coordinate's numbers
-        see units of a lower one. Degrees of hidden units go round 1, 2 … d − 1.
-        """
-        inputs = torch.arange(1, dim + 1)
-        seen = torch.cat([inputs, inputs.repeat_interleave(copies - 1)])
-        units = torch.arange(width) % (dim - 1) + 1
-        masks = []
-        for _ in range(hidden):
-            masks.append((seen[:, None] <= units).float())
-            seen = units
-        return [*masks, (seen[:, None] < inputs.repeat_interleave(each)).float()]
 
     def networks(self) -> list[Network]:
         """The L networks, in order."""
@@ -167,7 +145,7 @@ class Conditioner(nn.Module):
             weights = [w * getattr(self, f"mask{i}") for i, w in enumerate(weights)]
         parts = list(zip(*(zip(w.unbind(0), b.unbind(0)) for w, b in zip(weights, self.biases))))
         n = len(parts)
-        first = (self.FREE * self.first).unbind(0) if self.free else [None] * n
+        first = (FREE * self.first).unbind(0) if self.free else [None] * n
         waves = list(zip(self.frequency, self.phase)) if self.wavy else [None] * n
         drop = (self.drop, self.dropping) if self.dropping is not None and self.drop else None
         return [Network(a, list(p), f, self.each, drop) for a, p, f in zip(waves, parts, first)]

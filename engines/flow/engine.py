@@ -107,8 +107,8 @@ class Flow(Engine):
     )  # fmt: skip
     best: bool = knob(
         True, view=True, label="Best weights", when={"averaged": True}, kinds=("images",),
-        help="On images, show the averaged weights that did best on the validation rows, before "
-             "the digits are learnt by heart.",
+        help="On images, and always on points of your own: show the averaged weights that did best on "
+             "the validation rows, before the rows are learnt by heart.",
     )  # fmt: skip
     grid_lines: int = knob(17, 5, 25, view=True, help="Lines each way of the warped noise grid.")
     grid_extent: float = knob(
@@ -167,19 +167,22 @@ class Flow(Engine):
             first, _ = chains.forward(self._before, pool.batch(self.FIRST, self.rng))
             self.net.prepare(first, self.rng)
         self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
-        if pool.dataset.kind == "images":
-            self.kept = nets.Best(copy.deepcopy(self.net))
-            self.validation = torch.zeros((), device=self.device)
+        self._keep()
         self._weights = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = nets.adam(self._weights, self.lr, self.BETAS)
         # the point whose way is drawn, and the end at which it is held; looking, not training
         self.probe_x, self.probe_y = pool.val[0, :2].tolist()
         self.probe_end = "data"
 
+    def _keep(self) -> None:
+        """From now on remember the weights that do best on validation rows, if rows are few."""
+        if self.pool.finite:
+            self.kept = nets.Best(copy.deepcopy(self.net))
+            self.validation = torch.zeros((), device=self.device)
+
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
-        if self.keeps:
-            self.kept.forget()
+        self._keep()
         if self.probe_end == "data":
             self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
 
@@ -192,7 +195,8 @@ class Flow(Engine):
         nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
         self.optimiser.zero_grad()
         # where rows are few and soon known by heart: "nll" is then of the thinned network
-        thinned = self.net.dropout(self.rng) if self.keeps else contextlib.nullcontext()
+        images = self.pool.dataset.kind == "images"
+        thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
         with thinned:
             z, log_det = self.forward(x, self.net)
         loss = (self.net.base.cost(z) - log_det).mean()
@@ -206,14 +210,14 @@ class Flow(Engine):
 
     @property
     def keeps(self) -> bool:
-        """Whether the weights that did best on validation rows are kept, as they are on images."""
-        return hasattr(self, "kept")
+        """Whether the weights that did best on validation rows are kept: where rows are few."""
+        return self.pool.finite
 
     def validate(self) -> Tensor:
         """−log q of the validation rows under averaged weights, 0-d; the best of these are kept."""
         if self.step_count % self.EVERY == 0:
             net = self.average.module
-            z, log_det = self.forward(self.pool.val, net)
+            z, log_det = self.forward(self.pool.val[: nets.Best.ROWS], net)
             self.validation = -(net.base.log_prob(z) + log_det).mean()
             self.kept.offer(net, self.validation, self.step_count + 1)
         return self.validation
@@ -225,7 +229,9 @@ class Flow(Engine):
         """The network that is looked at, sampled and measured: averaged, at its best, or as it is."""
         if not self.averaged:
             return self.net
-        return self.kept.module if self.best and self.keeps else self.average.module
+        if self.best and self.keeps and self.kept.found:
+            return self.kept.module
+        return self.average.module
 
     def chain(self, net: Model | None = None) -> list[Layer]:
         """All layers in the order from data to noise; those of `shown` unless told."""

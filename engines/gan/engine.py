@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,25 +14,34 @@ from torch import Tensor, nn
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
-from engines.gan.losses import LOSSES, squared_slope, value
+from engines.gan.course import Course
+from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope
+from engines.gan.numbers import numbers
+from engines.gan.players import Sight
+from engines.gan.unroll import look_ahead
 from engines.knobs import action, knob
-from engines.marks import (
-    Metric,
-    Panel,
-)
+from engines.marks import Metric, Panel
 from engines.nets import adam, mlp, set_lr
+
+Critic = Callable[[Tensor], Tensor]  # standardised rows (N, dim) → (N/pack,)
+COMPANIES = 4  # packs over which D's view of a single point is averaged
 
 
 class GAN(Engine):
-    """Generator G: N(0, I) → data, and discriminator D = σ(logit), both SiLU networks.
+    """Generator G: N(0, I) → data, and discriminator D, both SiLU networks.
+
+    D's plain output is a logit, a probability or a critic's value: `LOSSES` says which. On the
+    plane D is fed with sines of each point as well, coarse ones first (`players.Sight`), and its
+    penalties R1 and R2 may fade: what is coarse is settled before what is fine.
 
     The model shown, sampled and measured is G with its weights averaged over the last
     `averaging` updates; the game itself is played with the newest weights. Where the data
     are integers with uniform noise, samples get the same noise: D must not win by its
     absence, and G cannot make 64 numbers of noise out of two.
 
-    References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1);
-    Yazıcı et al. 2019 (averaged generators).
+    References: Goodfellow et al. 2014 (the game); Metz et al. 2017 (unrolling); Mescheder,
+    Geiger & Nowozin 2018 (R1, R2); Lin, Khetan, Fanti & Oh 2018, PacGAN (packing); Yazıcı et
+    al. 2019 (averaged generators). Those of each loss stand beside it in losses.py.
     """
 
     name: ClassVar[str] = "gan"
@@ -41,11 +52,11 @@ class GAN(Engine):
         "A generator turns noise into samples; a discriminator learns to tell them from data, "
         "and its slope shows the generator where to go."
     )
-    objective = "min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
+    objective = "minimax: min_{G} max_{D} V = E_{x∼p}[log D(x)] + E_{z∼N(0,I)}[log(1 − D(G(z)))]"
     look_for = (
-        "D turns flat, for two reasons: the samples come close to the data, and the R1 penalty "
-        "holds its slope down. Set R1 to 0 to see it sharpen, the modes get lost, and the samples "
-        "chase each other."
+        "D turns flat as the samples come close to the data, and then there is nothing left to "
+        "tell G. Set both penalties and the waves to 0 to see modes get lost, and samples chase "
+        "each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
     density_kind = "implicit"
@@ -53,32 +64,63 @@ class GAN(Engine):
     clip_steps = 3000
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Minimax loss": {"loss": "minimax"},
-        "Without the R1 penalty": {"r1": 0.0},
+        "Without R1 and R2": {"r1": 0.0, "r2": 0.0},
+        "Packs of four": {"pack": 4},
         "Newest weights only": {"averaging": 1},
     }
-    loss_label = "loss, nats"
+    loss_label = "loss of each player"
     if_diverged = "Try smaller step sizes, or a larger R1 penalty."
 
-    loss: Literal["non-saturating", "minimax"] = knob(
-        "non-saturating",
+    loss: Literal[
+        "non-saturating", "minimax", "least squares", "Wasserstein", "hinge", "relativistic",
+        "relativistic average",
+    ] = knob(
+        "relativistic",
         live=True,
-        help="What the generator minimises: −log D(G(z)), or log(1 − D(G(z))), whose slope "
-        "vanishes where D is sure that a sample is fake.",
-    )
+        help="What both players play for. Minimax is the game of 2014, whose slope vanishes for G "
+        "where D is sure; relativistic ones compare samples with data; Wasserstein needs a bound on "
+        "D's slope.",
+    )  # fmt: skip
     latent: int = knob(2, 1, 64, help="Dimensions of the noise that the generator is fed with.")
-    width: int = knob(128, 16, 256, log=True,
+    width: int = knob(64, 16, 256, log=True,
                       help="Units in each of the three hidden layers of both networks.")  # fmt: skip
-    d_lr: float = knob(1e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
+    waves: int = knob(64, 0, 128, label="Waves D sees", kinds=("plane", "line"),
+                      help="D is fed with so many sines of each point as well, of fixed random pitch: "
+                      "they let a small network see what is fine.")  # fmt: skip
+    focus: int = knob(150, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
+                      when={"waves": tuple(range(1, 129))},
+                      help="D sees the coarse waves first, as if all points were blurred, and the blur "
+                      "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
+    d_lr: float = knob(2.5e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
                        help="Adam's step size for the discriminator; it falls as 1/√(1 + t/200).")  # fmt: skip
-    g_lr: float = knob(2e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
+    g_lr: float = knob(5e-3, 1e-5, 1e-1, log=True, live=True, label="G step size",
                        help="Adam's step size for the generator; it falls as 1/√(1 + t/200).")  # fmt: skip
     d_steps: int = knob(1, 1, 10, live=True, label="D steps per G step",
                         help="Discriminator updates before each generator update.")  # fmt: skip
     batch: int = knob(256, 16, 1024, log=True, live=True,
                       help="Data points, and as many samples, in each update.")  # fmt: skip
-    r1: float = knob(2.0, 0.0, 10.0, live=True, label="R1 penalty",
-                     help="Adds R1/2 · |slope of D's logit|² on the data to D's loss: the game "
+    r1: float = knob(0.5, 0.0, 10.0, live=True, label="R1 penalty",
+                     help="Adds R1/2 · |slope of D's output|² on the data to D's loss: the game "
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
+    r2: float = knob(0.5, 0.0, 10.0, live=True, label="R2 penalty",
+                     help="The same on the samples: it also calms D where there are no data.")  # fmt: skip
+    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade",
+                     help="Both penalties halve every so many steps, down to a tenth: first the "
+                     "shares of modes are found, then their shapes; 0 keeps them as they are.")  # fmt: skip
+    slope_one: float = knob(0.0, 0.0, 20.0, live=True, label="Gradient penalty",
+                            help="Adds λ · (|slope of D's output| − 1)² on lines from data to samples, "
+                            "in standard deviations of the data: with the Wasserstein loss, WGAN-GP. "
+                            "The paper has 10.")  # fmt: skip
+    clip: float = knob(0.0, 0.0, 0.5, live=True, label="Clip D's weights", when={"loss": "Wasserstein"},
+                       help="Cuts each weight of D to ±this after every update, as in the first "
+                       "WGAN, to bound D's slope; 0 leaves them free.")  # fmt: skip
+    unroll: int = knob(0, 0, 10, live=True, label="Unrolled D steps",
+                       help="G goes down its loss against D as it will be after so many more steps. "
+                       "The slope passes through those steps, so a crowd of samples foresees that D "
+                       "will turn on it.")  # fmt: skip
+    pack: int = knob(1, 1, 8, label="Samples D sees at once",
+                     help="Packing: D judges so many data points, or samples, together, and so sees "
+                     "that samples are all alike.")  # fmt: skip
     averaging: int = knob(50, 1, 10_000, log=True, live=True,
                           help="The samples shown and measured are the generator's with its weights "
                           "averaged over about so many updates; 1 shows the newest weights.")  # fmt: skip
@@ -90,6 +132,9 @@ class GAN(Engine):
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
     BETAS = (0.0, 0.99)  # momentum makes two players circle each other
+    FINEST = 40.0  # of the waves, radians per standard deviation of the data
+    WIDEST = 0.5  # blur of the waves at first, in standard deviations of the data
+    LEAST = 0.1  # of R1 and R2
     SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
 
     @classmethod
@@ -106,21 +151,28 @@ class GAN(Engine):
         shape = [self.latent, *hidden, self.dim]
         # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
         self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
-        self.discriminator = mlp([self.dim, *hidden, 1], self.rng, gain=math.sqrt(3))
+        waves = self.waves if self.dim <= 2 else 0
+        sight = Sight(self.dim, self.pack, waves, self.FINEST, self.rng)
+        self.discriminator = nn.Sequential(
+            sight, *mlp([sight.size, *hidden, 1], self.rng, gain=math.sqrt(3))
+        )
         spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
         self.averaged = mlp(shape, spare).requires_grad_(False)
         self.averaged.load_state_dict(self.generator.state_dict())
         self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
         self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
         self.g_updates = 0
-        self._blurred: dict[Any, Tensor] = {}
+        self._courses = defaultdict(Course)
+        self.refresh()
 
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
         self.g_updates = 0  # the average forgets the generator of the old data
+        self._courses.clear()
 
     def refresh(self) -> None:
-        self._blurred = {}
+        self._blurred: dict[Any, Tensor] = {}
+        self._smooth: dict[str, Tensor] = {}
 
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
@@ -139,25 +191,100 @@ class GAN(Engine):
         self.update_generator()
 
     def update_discriminator(self) -> Tensor:
-        real = self.standardise(self.pool.batch(self.batch, self.rng))
+        self._focus()
+        real = self.data(self.rows)
         with torch.no_grad():
-            fake = self.generate(self.generator, self.batch, self.rng)
-        both = torch.cat([real, fake]).requires_grad_(self.r1 > 0)
-        logits = self.logits(both)
-        on_real, on_fake = logits.split(self.batch)
-        loss = LOSSES[self.loss].discriminator(on_real, on_fake)
-        total = loss
-        if self.r1 > 0:
-            total = loss + self.r1 / 2 * squared_slope(on_real, both)[: self.batch].mean()
-        self._descend(self.d_adam, self.discriminator, total, self.d_lr)
+            fake = self.generate(self.generator, self.rows, self.rng)
+        mix = self.mixing(self.rng)
+        loss, penalty = self.discriminator_loss(self.logits, real, fake, mix)
+        self._descend(self.d_adam, self.discriminator, loss + penalty, self.d_lr)
+        if (bound := self.bound) is not None:
+            with torch.no_grad():
+                for p in self.discriminator.parameters():
+                    p.clamp_(-bound, bound)
         return loss.detach()
 
     def update_generator(self) -> Tensor:
-        fake = self.generate(self.generator, self.batch, self.rng)
-        loss = LOSSES[self.loss].generator(self.logits(fake))
+        fake = self.generate(self.generator, self.rows, self.rng)
+        real = self.data(self.rows) if self.needs_data else None
+        loss = self.generator_loss(fake, real, self.mixing(self.rng) if self.unroll else None)
         self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._average()
         return loss.detach()
+
+    def discriminator_loss(
+        self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor | None
+    ) -> tuple[Tensor, Tensor | float]:
+        """D's loss, and its penalties, on standardised rows (N, dim) each; mix: see `mixing`."""
+        both = torch.cat([real, fake])
+        steep = self.r1 > 0 or self.r2 > 0
+        if steep and not both.requires_grad:
+            both.requires_grad_()
+        outputs = critic(both)
+        on_real, on_fake = outputs.chunk(2)
+        penalty: Tensor | float = 0.0
+        if steep:
+            # a pack's slope is that in all of its points together
+            on_data, on_samples = squared_slope(outputs, both).chunk(2)
+            penalty = self.r1 * on_data.mean() + self.r2 * on_samples.mean()
+            penalty = penalty * (self.pack * self.faded / 2)
+        if mix is not None:
+            packs = (part.reshape(len(mix), -1) for part in (real, fake))
+            flat = lambda x: critic(x.reshape(-1, self.dim))  # noqa: E731
+            penalty = penalty + self.slope_one * slope_from_one(flat, *packs, mix)
+        return self.game.discriminator(on_real, on_fake), penalty
+
+    def generator_loss(
+        self, fake: Tensor, real: Tensor | None = None, mix: Tensor | None = None
+    ) -> Tensor:
+        """G's loss at standardised samples (N, dim), with data (N, dim) where `needs_data`."""
+        critic = self.logits
+        if self.unroll:
+
+            def loss(parameters: Mapping[str, Tensor]) -> Tensor:
+                of = partial(self.logits_of, parameters)
+                return sum(self.discriminator_loss(of, real, fake, mix))
+
+            lr = self._pace(self.d_lr)
+            later = look_ahead(self.discriminator, loss, self.d_adam, lr, self.unroll, self.bound)
+            critic = partial(self.logits_of, later)
+        on_real = critic(real) if self.game.relative else None
+        return self.game.of_generator(critic(fake), on_real)
+
+    @property
+    def game(self) -> Loss:
+        return LOSSES[self.loss]
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the generator's loss looks at the data, too."""
+        return self.game.relative or self.unroll > 0
+
+    @property
+    def bound(self) -> float | None:
+        """What D's weights are clipped to."""
+        return self.clip if self.loss == "Wasserstein" and self.clip > 0 else None
+
+    @property
+    def faded(self) -> float:
+        """What is left of R1 and R2."""
+        return max(0.5 ** (self.age / self.fade), self.LEAST) if self.fade else 1.0
+
+    @property
+    def rows(self) -> int:
+        """Points, and samples, in an update: as many whole packs as there are in a batch."""
+        return self.batch - self.batch % self.pack
+
+    def data(self, n: int) -> Tensor:
+        """n standardised rows (n, dim) of a batch."""
+        return self.standardise(self.pool.batch(n, self.rng))
+
+    def mixing(self, generator: torch.Generator, n: int | None = None) -> Tensor | None:
+        """Where on the lines between data and samples the gradient penalty looks, (packs, 1)."""
+        packs = (n or self.rows) // self.pack
+        if self.slope_one > 0:
+            return torch.rand(packs, 1, generator=generator, device=self.device)
+        return None
 
     def _descend(
         self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: float
@@ -166,8 +293,16 @@ class GAN(Engine):
         parameters = list(player.parameters())
         for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = slope
-        set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
+        set_lr(optimiser, self._pace(lr))
         optimiser.step()
+
+    def _focus(self) -> None:
+        """Set how blurred D sees its points, from the steps since the data came."""
+        if isinstance(sight := next(self.discriminator.children(), None), Sight):
+            sight.blur.fill_(self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0)
+
+    def _pace(self, lr: float) -> float:
+        return lr / math.sqrt(1 + self.age / self.SETTLING)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -181,8 +316,16 @@ class GAN(Engine):
     # ------------------------------------------------------------ the two players
 
     def logits(self, z: Tensor) -> Tensor:
-        """D's logit at standardised rows, (N, dim) → (N,)."""
-        return self.discriminator(z).squeeze(1)
+        """What D says of standardised rows (N, dim), or of packs of neighbours: (N/pack,)."""
+        return self.discriminator(self._packed(z)).squeeze(1)
+
+    def logits_of(self, parameters: Mapping[str, Tensor], z: Tensor) -> Tensor:
+        """The same for a discriminator with other parameters."""
+        of = torch.func.functional_call(self.discriminator, dict(parameters), (self._packed(z),))
+        return of.squeeze(1)
+
+    def _packed(self, z: Tensor) -> Tensor:
+        return z.reshape(-1, self.pack * self.dim) if self.pack > 1 else z
 
     def generate(self, network: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         """n standardised samples (n, dim) of a generator network."""
@@ -204,37 +347,54 @@ class GAN(Engine):
         return self.unstandardise(z)
 
     def probability(self, x: Tensor) -> Tensor:
-        """D(x): how sure the discriminator is that x is data, (N, dim) in data units → (N,)."""
+        """D(x): how sure the discriminator is that x is data, (N, dim) in data units → (N,).
+
+        σ of its output, or the output itself where least squares make it the probability. A
+        critic's values are none: see `judge`.
+        """
+        return (self.game.probability or torch.sigmoid)(self.judge(x))
+
+    def judge(self, x: Tensor) -> Tensor:
+        """D's plain output at each x, (N, dim) in data units → (N,).
+
+        Where D judges packs, the mean over a few packs in which samples stand beside x.
+        """
         with torch.no_grad():
-            return torch.sigmoid(self.logits(self.standardise(x)))
+            z = self.standardise(x)
+            if self.pack == 1:
+                return self.logits(z)
+            others = self.generate(self.averaged, COMPANIES * (self.pack - 1), self.view_rng)
+            packs = [
+                torch.cat([z, company.expand(len(z), -1)], 1).reshape(-1, self.dim)
+                for company in others.reshape(COMPANIES, -1)
+            ]
+            return torch.stack([self.logits(pack) for pack in packs]).mean(0)
 
     def push(self, x: Tensor) -> Tensor:
         """−∂/∂x of the generator's loss at each sample, (N, dim) per data unit.
 
-        Where D would have each sample go. Parameters and their gradients are not touched.
+        Where D, looked ahead at if it is unrolled, would have each sample go; N is a multiple of
+        `pack`. Parameters and their gradients are not touched.
         """
+        n = len(x)
+        real = self.standardise(self.pool.test[torch.arange(n) % len(self.pool.test)])
+        mix = self.mixing(self.view_rng, n) if self.unroll else None
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            loss = LOSSES[self.loss].generator(self.logits(self.standardise(leaf)))
-            # the loss is a mean over samples: n times its slope is that of each one's own
-            (slope,) = torch.autograd.grad(len(x) * loss, leaf)
+            loss = self.generator_loss(self.standardise(leaf), real, mix)
+            # a mean over packs: so many times its slope is that of each one's own
+            (slope,) = torch.autograd.grad(n // self.pack * loss, leaf)
         return -slope
 
     # ------------------------------------------------------------ numbers and pictures
 
     def metrics(self) -> list[Metric]:
         with self.still(stream=2), torch.no_grad():
-            fake = self.logits(self.standardise(self.sample(1000)))
-            real = self.logits(self.standardise(self.pool.test[:1000]))
-        return [
-            Metric("d_real", float(real.sigmoid().mean()), floor=0.5, label="D on data",
-                   help="Mean D(x) over held-out data; ½ when D cannot tell."),
-            Metric("d_fake", float(fake.sigmoid().mean()), floor=0.5, label="D on samples",
-                   help="Mean D(x) over samples of the model; ½ when D cannot tell."),
-            Metric("game", float(value(real, fake)), "nats", floor=-math.log(4), label="V(D, G)",
-                   help="E log D on held-out data + E log(1 − D) on samples. (V + log 4)/2 is a lower "
-                   "bound of the Jensen–Shannon divergence, and tight for the best D."),
-        ]  # fmt: skip
+            n = 1000 - 1000 % self.pack
+            fake = self.logits(self.standardise(self.sample(n)))
+            held = self.pool.test[:n]
+            real = self.logits(self.standardise(held[: len(held) - len(held) % self.pack]))
+        return numbers(self.game, real, fake, self.pack)
 
     def panels(self) -> list[Panel]:
         return pictures.panels(self)

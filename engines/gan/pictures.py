@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.gan import course
 from engines.kde import kde, through_kernel
 from engines.marks import Arrows, Bars, Heat, Images, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.metrics import COVERED, REACH, mode_report
@@ -34,21 +35,37 @@ def panels(gan: GAN) -> list[Panel]:
 
 
 def plane_panels(gan: GAN) -> list[Panel]:
-    box = gan.pool.dataset.extent
+    box, game = gan.pool.dataset.extent, gan.game
     exact = gan.pool.dataset.exact
     p = "p" if exact else "p̂"
     estimated = "q̂: kernel estimate" if exact else "p̂, q̂: kernel estimates"
     sliced = f"a slice: 2 of {gan.latent} noise dimensions" if gan.latent > 2 else ""
+    name = "Discriminator D(x)" if game.probability else "Critic f(x)"
+    sides = "above ½: data; below: a sample"
+    if game.probability is None:
+        sides = "above 0: data; below: a sample" if game.zero else "high: data; low: samples"
+    if gan.pack > 1:
+        sides = f"of x beside {gan.pack - 1} of the samples; {sides}"
+    about = "D's probability that a point is data" if game.probability else (
+        "What the critic says of a point: no probability" + (
+            ", but its sign tells" if game.zero else ", and known but for a constant"))  # fmt: skip
+    share, aim = f"{p}/({p} + q̂)", "The best D for the present generator."
+    if gan.pack == 1 and game.ratio:
+        best, aim = f"What f should be: log {p}/q̂", "The best critic, but for a constant."
+    elif gan.pack == 1 and game.probability is not None:
+        best = f"What D should be: {share}"
+    else:
+        best = f"Who is there: {share}"
+        aim = ("Data's share of what lies at each place. The loss that is played makes another "
+               "function of it, or looks at more than one point.")  # fmt: skip
     panels = [
-        Panel("discriminator", "Discriminator D(x)", partial(discriminator, gan),
-              "above ½: data; below: a sample", box, "small", hz=8,
-              help="D's probability that a point is data, with held-out data and samples. A "
-              "large R1 penalty flattens it to ½ even where samples and data still differ."),
-        Panel("optimal", f"What D should be: {p}/({p} + q̂)", partial(optimal, gan),
+        Panel("discriminator", name, partial(discriminator, gan), sides, box, "small", hz=8,
+              help=f"{about}, with held-out data and samples. A large R1 penalty flattens it even "
+              "where samples and data still differ."),
+        Panel("optimal", best, partial(optimal, gan),
               f"{estimated}, h = {kernel(gan):.2g}", box, "small", estimate=True, hz=4,
-              help="The best D for the present generator. The generator has no density, so q̂ is a "
-              f"Gaussian kernel estimate from {FOR_KERNEL:,} samples; blank where fewer than "
-              "four of them would decide."),
+              help=f"{aim} The generator has no density, so q̂ is a Gaussian kernel estimate from "
+              f"{FOR_KERNEL:,} samples; blank where fewer than four of them would decide."),
         Panel("warp", "Noise, warped by G", partial(warp, gan), sliced or "cells of equal probability",
               box, "small",
               Slider("from noise to data", 0.0, 1.0, 1.0, ("noise", "data"))
@@ -58,7 +75,8 @@ def plane_panels(gan: GAN) -> list[Panel]:
               "drawn at the data's scale."),
         Panel("gradients", "Where D pushes each sample", partial(gradients, gan),
               "longest tenth of arrows = 10 % of the box", box, "small", hz=8,
-              help=f"Minus the slope of the generator's loss at each of {ARROWS} samples. One scale "
+              help="Minus the slope of the generator's loss at each of "
+              f"{ARROWS - ARROWS % gan.pack} samples. One scale "
               "for all arrows of a frame: the 90th percentile is a tenth of the box, and longer "
               "ones are cut there."),
     ]  # fmt: skip
@@ -72,13 +90,14 @@ def plane_panels(gan: GAN) -> list[Panel]:
                   "samples nearest to each centre, beside the true weight", None, "small", hz=4,
                   help="A model may cover all modes and still give them the wrong weights."),
         ]  # fmt: skip
-    return panels
+    return [*panels, *course.panels(gan)]
 
 
 def image_panels(gan: GAN) -> list[Panel]:
+    said = "D(x)" if gan.game.probability else "f(x)"
     return [
-        Panel("scores", "Samples, sorted by D", partial(scores, gan), "D(x) below each", None, "large",
-              hz=4, help="From what fools the discriminator most to what fools it least."),
+        Panel("scores", "Samples, sorted by D", partial(scores, gan), f"{said} below each", None,
+              "large", hz=4, help="From what fools the discriminator most to what fools it least."),
         Panel("interpolation", "Between two noises", partial(interpolation, gan),
               "each row turns one noise into another", None, "large", hz=4,
               help="z = a cos t + b sin t has the noise's own distribution all the way."),
@@ -91,14 +110,20 @@ def kernel(gan: GAN) -> float:
 
 
 def discriminator(gan: GAN) -> list[Mark]:
-    box = gan.pool.dataset.extent
-    field = gan.probability(centres(box, GRID, gan.device)).reshape(GRID, GRID)
-    return [
-        Heat(numpy(field) - 0.5, box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-             label="D(x) − ½"),
-        data_points(gan, 400, 0.35),
-        Points(numpy(gan.sample(400)), "model", label="samples of the model"),
-    ]  # fmt: skip
+    game, box = gan.game, gan.pool.dataset.extent
+    points = [data_points(gan, 400, 0.35),
+              Points(numpy(gan.sample(400)), "model", label="samples of the model")]  # fmt: skip
+    said = gan.judge(centres(box, GRID, gan.device)).reshape(GRID, GRID)
+    if game.probability is not None:
+        field, hi, label = game.probability(said) - 0.5, 0.5, "D(x) − ½"
+    else:
+        on_real, on_fake = (gan.judge(x).mean() for x in (gan.pool.test[:500], gan.sample(500)))
+        middle = 0.0 if game.zero else (on_real + on_fake) / 2
+        field = said - middle
+        hi = max(float(field.abs().quantile(0.98)), 1e-6)
+        label = "f(x)" if game.zero else "f(x) − the middle of data and samples"
+    return [Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label),
+            *points]  # fmt: skip
 
 
 def optimal(gan: GAN) -> list[Mark]:
@@ -106,9 +131,12 @@ def optimal(gan: GAN) -> list[Mark]:
     p, q = data_field(gan), kde(gan.sample(FOR_KERNEL), box, GRID, h)
     # a kernel averages over 4πh²: of so many samples q̂ is made, where p = q
     support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
-    ratio = torch.where(support < 4, math.nan, p / (p + q) - 0.5)
-    return [Heat(numpy(ratio), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-                 label="estimate of the best D − ½")]  # fmt: skip
+    if gan.game.ratio and gan.pack == 1:
+        best, hi, label = (p / q.clamp_min(1e-30)).clamp_min(1e-30).log(), 3.0, "log p/q̂, nats"
+    else:
+        best, hi, label = p / (p + q) - 0.5, 0.5, "estimate of the best D − ½"
+    best = torch.where(support < 4, math.nan, best)
+    return [Heat(numpy(best), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)]
 
 
 def data_field(gan: GAN) -> Tensor:
@@ -143,7 +171,7 @@ def journey(gan: GAN, noise: Tensor) -> np.ndarray:
 
 def gradients(gan: GAN) -> list[Mark]:
     box = gan.pool.dataset.extent
-    x = gan.sample(ARROWS)
+    x = gan.sample(ARROWS - ARROWS % gan.pack)
     push = gan.push(x)
     length = push.norm(dim=1)
     longest = length.quantile(0.9).clamp_min(1e-12)
@@ -188,7 +216,8 @@ def sheet(gan: GAN, x: Tensor, columns: int, label: str, tags: list[str] | None 
 
 def scores(gan: GAN) -> list[Mark]:
     x = gan.sample(50)
-    score, order = gan.probability(x).sort(descending=True)
+    said = gan.probability(x) if gan.game.probability else gan.judge(x)
+    score, order = said.sort(descending=True)
     tags = [f"{s:.2f}" for s in score.tolist()]
     return [sheet(gan, x[order], 10, "samples, most convincing first", tags)]
 

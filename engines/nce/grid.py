@@ -54,20 +54,6 @@ class Grid:
         outside = ratio * max(0.0, 1 - self.integral(self.log_n))
         return (self.integral(torch.maximum(self.log_p, log_noise)) + outside) / (1 + ratio)
 
-    def least_loss(self, ratio: float) -> float:
-        """The best classifier's cross-entropy, −E_p[log D] − ν E_n[log(1 − D)] with
-        D = p/(p + νn), in nats."""
-        log_noise = self.log_n + math.log(ratio)
-        both = torch.logaddexp(self.log_p, log_noise)
-        return self.integral_of(both - self.log_p, self.log_p) + self.integral_of(
-            both - log_noise, log_noise
-        )
-
-    def integral_of(self, f: Tensor, log_weight: Tensor) -> float:
-        """∫ f exp(log_weight), 0 wherever the weight is 0."""
-        mass = (log_weight + self.log_cell).exp()
-        return float(torch.where(mass > 0, f * mass, 0).sum())
-
     def effective(self, log_q: Tensor) -> float:
         """1 / E_n[(q/n)²] for a normalised log_q (C,): the effective share of noise draws
         that importance weights leave, as their number grows."""

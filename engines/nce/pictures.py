@@ -51,8 +51,8 @@ def panels(engine: NCE) -> list[Panel]:
               box, "small", hz=8,
               help="Red: the model says there is more of the data than of the noise. Times the "
               "noise's density this is the model."),
-        Panel("agreement", "Log ratio: learned against exact", lambda: _agreement(engine, top),
-              f"across: log {p} − log n; up: h", (LEAST, top, LEAST, top), "small", hz=6,
+        Panel("agreement", "Learned against exact", lambda: _agreement(engine, top),
+              f"log ratios: {p}/n across, h up", (LEAST, top, LEAST, top), "small", hz=6,
               estimate=guess,
               help="Held-out data in blue, noise in grey; on the line where the classifier is the "
               "best one. It strays first where the ratio is large or small: there the classifier "

@@ -161,7 +161,7 @@ class Sequence(Engine):
         self.horizon = Horizon(self)
 
     def truth_share(self) -> float:
-        """ε of scheduled sampling now: `least` + (1 − `least`) s, where s falls from 1 to 0.
+        """ε of scheduled sampling now: `least` + (1 − `least`) s, where s falls from (nearly) 1 to 0.
 
         With i the age: s is 1 − i/2p (linear), 2^(−i/p) (exponential), k/(k + e^(i/k)) with
         k log k = p (inverse sigmoid); at the pace p it is a half each time.
@@ -227,7 +227,7 @@ class Sequence(Engine):
         self.net.clip(self.CLIP)
         nets.set_lr(self.optimiser, self.lr / math.sqrt(1 + self.age / 100))
         self.optimiser.step()
-        self.average.update(self.net, self.step_count)
+        self.average.update(self.net, self.age)
         self._fit_noise(x)
         return dict(zip(WAYS, loss.detach(), strict=True))
 

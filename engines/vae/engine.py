@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
-from engines.data.base import Dataset, Pool
+from engines.data.base import Dataset, Pool, dequantised
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 from engines.vae import numbers, pictures
@@ -131,7 +131,7 @@ class VAE(Engine):
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind == "sequence":
-            return "A VAE here needs numbers, not symbols."
+            return "The VAE here takes points and pictures, not sequences of steps or tokens."
         return None
 
     # ------------------------------------------------------------ training
@@ -225,7 +225,7 @@ class VAE(Engine):
         if self.kind == "autoencoder":
             error = self.squared_error(self.net, r.mean, asked).mean()
             return error, {"squared error": error.detach()}
-        beta = self.beta * min(1.0, (self.step_count + 1) / max(self.warm_up, 1))
+        beta = self.beta_now
         k = self.k if self.kind == "importance-weighted" else 1
         n, latents = r.mean.shape
         noise = torch.randn(n, k, latents, generator=self.rng, device=self.device)
@@ -246,6 +246,15 @@ class VAE(Engine):
                 "reconstruction": -(log_lik.mean() + self.shift),
                 "KL": (each.sum(1) + together).mean(),
             }
+
+    @property
+    def beta_now(self) -> float:
+        """β of the next step, which rises over the first `warm_up` steps of the run.
+
+        Of the run and not of the data (`age`): the warm-up is for a code that does not speak
+        yet. When other data come, it does; and while someone draws, they come with every frame.
+        """
+        return self.beta * min(1.0, (self.step_count + 1) / max(self.warm_up, 1))
 
     def squared_error(self, net: Net, z: Tensor, asked: Tensor) -> Tensor:
         """½|x − E[x|z]|² in standard deviations of the data, z (N, L) → (N,)."""
@@ -272,7 +281,7 @@ class VAE(Engine):
             log_w = log_weights(self.log_lik(net, z, asked), z, self._held_noise, r)
             loss = -importance_bound(log_w).mean()
         self.validation.copy_(loss)
-        self.kept.offer(net, loss, self.step_count)
+        self.kept.offer(net, loss, self.step_count + 1)
 
     # ------------------------------------------------------------ the model
 
@@ -368,7 +377,7 @@ class VAE(Engine):
         x = self.shown.head.sample(self.shown.decode(z), rng)
         if not self._integers:
             return self.unstandardise(x)
-        return x + torch.rand(x.shape, generator=rng, device=x.device).clamp_max(1 - 2.0**-19)
+        return dequantised(x, rng)
 
     # ------------------------------------------------------------ looking
 

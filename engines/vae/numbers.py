@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from engines.marks import Metric
+from engines.marks import Metric, MetricKind
+from engines.probes import reference
+from engines.vae.bounds import WIDER
 
 if TYPE_CHECKING:
     from engines.vae.engine import VAE
@@ -49,7 +51,7 @@ def astray(engine: VAE, n: int = 2000) -> float:
     Of decoded means, without the decoder's own noise: it is about places, not about blur.
     """
     pool = engine.pool
-    edge = pool.dataset.log_prob(pool.test).quantile(ASTRAY)
+    edge = reference(pool).log_p.quantile(ASTRAY)
     x = engine.decode(engine.randn(n, engine.shown.latents))
     return float((pool.dataset.log_prob(x) < edge).float().mean())
 
@@ -60,21 +62,26 @@ def metrics(engine: VAE) -> list[Metric]:
     if engine.has_density:
         found = bounds(engine)
 
-        def mean(name: str, values: Tensor, kind: str, label: str, text: str) -> Metric:
+        # all three lie below what they bound: log p(x) twice, and KL(r(z|x)‖p(z|x))
+        kind: MetricKind = "lower bound"
+
+        def mean(name: str, values: Tensor, label: str, text: str) -> Metric:
             se = float(values.std()) / len(values) ** 0.5
             return Metric(name, float(values.mean()), "nats", kind, se, label=label, help=text)
 
         gap = found.importance - found.elbo
         k = engine.live_draws
         out += [
-            mean("elbo", found.elbo, "bound", "ELBO",
-                 f"The bound that is trained, on {ROWS} held-out rows: it lies below log p(x)."),
-            mean("log_p", found.importance, "bound", f"log p(x), {k:,} draws",
-                 "By importance sampling with the encoder's guess: still below log p(x), and the "
-                 "closer the more draws."),
-            mean("gap", gap, "bound", "Posterior gap",
-                 "Their difference, KL(r(z|x)‖p(z|x)): how far the encoder's Gaussian is from the "
-                 "true guess."),
+            mean("elbo", found.elbo, "log p(x), ELBO",
+                 f"The bound that a VAE is trained by, on {ROWS} held-out rows with {ELBO_DRAWS} "
+                 "draws of the encoder's guess each: log p(x) lies above it."),
+            mean("log_p", found.importance, f"log p(x), {k:,} draws",
+                 "By importance sampling: half of the draws from the encoder's guess, a quarter "
+                 f"from one {WIDER:g} times as wide, a quarter from the prior, each weighed by all "
+                 "three together. Still below log p(x), and the closer the more draws."),
+            mean("gap", gap, "Posterior gap",
+                 "Their difference: how far the encoder's Gaussian is from the true guess, "
+                 "KL(r(z|x)‖p(z|x)). It is this or more, since log p(x) lies above what is drawn."),
         ]  # fmt: skip
     variance = activity(engine)
     active = int((variance > ACTIVE).sum())

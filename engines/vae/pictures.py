@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 CLOUD, GUESSES = 600, 40  # codes drawn as points, and as ellipses
 MESH, SHEET = 33, 12  # lines of the decoded grid each way, images of the sheet
-PAIRS, BETWEEN = 5, 10  # strips of images, and images in each
+PAIRS = 5  # of points, in the plane
+STRIPS, BETWEEN = 10, 10  # of images, and images in each
+PROBES = 256  # draws of noise that tell which directions matter
 ARROWS = 150
 REACH = 3.5  # of the latent picture, in standard deviations of the prior
 BOX = (-REACH, REACH, -REACH, REACH)
@@ -35,19 +37,41 @@ def panels(engine: VAE) -> list[Panel]:
 # ---------------------------------------------------------------- the latent space
 
 
-def chosen(engine: VAE) -> Tensor:
-    """Indices of the two latents that tell most, or of the only one, in their order."""
-    variance = numbers.activity(engine)
-    return variance.topk(min(2, len(variance))).indices.sort().values
+def directions(engine: VAE) -> Tensor:
+    """What the pictures show of the latent space: two directions of unit length, (L, 2).
+
+    Of one or two latents, the latents. Of more, those along which decoded noise moves most on
+    the two principal axes of the data (by least squares, then made orthogonal): along a single
+    one of many latents hardly anything changes. The prior is N(0, I) in any such plane.
+    """
+    latents = engine.shown.latents
+    if latents <= 2:
+        return torch.eye(latents, device=engine.device)
+    # the same noise every time, so that the plane turns with the model alone
+    rng = torch.Generator(engine.device).manual_seed(5_000_011)
+    z = torch.randn(PROBES, latents, generator=rng, device=engine.device)
+    moved = engine.standardise(engine.decode(z)) @ axes(engine)
+    slope = torch.linalg.lstsq(z - z.mean(0), moved - moved.mean(0)).solution
+    # on a line there is one axis: any second direction will do
+    slope = torch.cat([slope, torch.eye(latents, 2, device=engine.device)], 1)[:, :2]
+    q, r = torch.linalg.qr(slope)
+    return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
 
-def named(engine: VAE, pair: Tensor) -> str:
-    if len(pair) < 2:
-        return "one latent, across"
-    if engine.shown.latents == 2:
-        return "z₁ across, z₂ up"
-    a, b = (int(i) + 1 for i in pair)
-    return f"z{a} across and z{b} up, the most active of {engine.shown.latents}"
+def axes(engine: VAE) -> Tensor:
+    """The data's two principal axes, (d, 2); kept until the data change."""
+    if getattr(engine, "_axes", (None,))[0] is not engine.pool:
+        rows = engine.standardise(engine.pool.test)
+        v = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:2].T
+        # of the two signs, the one by which the longest entry is positive
+        sign = v.gather(0, v.abs().argmax(0, keepdim=True)).sign()
+        engine._axes = (engine.pool, v * sign)
+    return engine._axes[1]
+
+
+def named(engine: VAE) -> str:
+    n = engine.shown.latents
+    return {1: "one latent, across", 2: "z₁ across, z₂ up"}.get(n, f"2 directions of {n}")
 
 
 def labelled(engine: VAE, n: int) -> tuple[Tensor, np.ndarray, str]:
@@ -55,33 +79,33 @@ def labelled(engine: VAE, n: int) -> tuple[Tensor, np.ndarray, str]:
     pool = engine.pool
     if pool.labels is not None:
         rows = pool.rows(torch.arange(n), torch.Generator(engine.device).manual_seed(0))
-        return rows, numpy(pool.labels[:n]), "by class, training rows"
+        return rows, numpy(pool.labels[:n]), "class"
     rows, modes = pool.test[:n], pool.dataset.modes
     if modes is not None and len(modes.weights) <= MOST_MODES:
         centres = modes.centres.to(rows)
-        return rows, numpy(torch.cdist(rows, centres).argmin(1)), "by nearest mode"
+        return rows, numpy(torch.cdist(rows, centres).argmin(1)), "nearest mode"
     if engine.dim == 1:
         place = engine.standardise(rows)[:, 0]
-        return rows, numpy((place + 2).floor().clamp(0, 3).int()), "by place"
+        return rows, numpy((place + 2).floor().clamp(0, 3).int()), "place"
     x, y = engine.standardise(rows)[:, :2].unbind(1)
     turn = (torch.atan2(y, x) / math.pi + 1) * (SECTORS / 2)
-    return rows, numpy(turn.floor().clamp(0, SECTORS - 1).int()), "by direction from the middle"
+    return rows, numpy(turn.floor().clamp(0, SECTORS - 1).int()), "direction"
 
 
-def flat(mean: Tensor, pair: Tensor) -> np.ndarray:
-    """Codes (N, L) → (N, 2), those of `pair`; one alone lies on the axis."""
-    xy = mean[:, pair]
-    return numpy(xy if len(pair) == 2 else torch.cat([xy, torch.zeros_like(xy)], 1))
+def flat(mean: Tensor, plane: Tensor) -> np.ndarray:
+    """Codes (N, L) → (N, 2) in a plane (L, 2); one latent alone lies on the axis."""
+    xy = mean @ plane
+    return numpy(xy if xy.shape[1] == 2 else torch.cat([xy, torch.zeros_like(xy)], 1))
 
 
 def latent_panel(engine: VAE) -> Panel:
     guesses = engine.has_density
 
     def draw() -> list[Mark]:
-        pair = chosen(engine)
+        shown = directions(engine)
         rows, group, _ = labelled(engine, min(CLOUD, len(engine.pool.test)))
         r = engine.encode(rows)
-        codes = flat(r.mean, pair)
+        codes = flat(r.mean, shown)
         prior = Ellipses(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32)[None],
                          role="noise", label="the prior, at 1 and 2 σ", static=True)  # fmt: skip
         marks: list[Mark] = [prior]
@@ -89,37 +113,41 @@ def latent_panel(engine: VAE) -> Panel:
             n = min(GUESSES, len(rows))
             cov = np.zeros((n, 2, 2), np.float32)
             cov[:, 0, 0] = cov[:, 1, 1] = 1e-4
-            cov[:, : len(pair), : len(pair)] = numpy(r.covariance()[:n, pair[:, None], pair])
+            two = shown.shape[1]
+            cov[:, :two, :two] = numpy(shown.T @ r.covariance()[:n] @ shown)
             marks.append(Ellipses(codes[:n], cov, group=group[:n], label="the encoder's guesses"))
         marks.append(Points(codes, size=1.8, group=group, opacity=0.7, label="codes"))
         return marks
 
-    pair = chosen(engine)
     colours = labelled(engine, 1)[2]
     about = "each ellipse is the encoder's guess behind one point" if guesses else (
         "each dot is the code of one point; the circles are where noise is drawn from")  # fmt: skip
+    more = "" if engine.shown.latents < 3 else (
+        " Of more than two latents, the two directions that move what is decoded most along the "
+        "two principal axes of the data.")  # fmt: skip
     return Panel(
-        "latent", "Latent space", draw, f"{named(engine, pair)}; colours: {colours}", BOX, "large",
+        "latent", "Latent space", draw, f"colours: {colours}; {named(engine)}", BOX, "large",
         hz=6,
         help=f"What the encoder makes of data: {about}. Where the circles are empty, the decoder "
-        "was never told what to make of the noise that falls there.",
+        "was never told what to make of the noise that falls there." + more,
     )  # fmt: skip
 
 
-def grid(engine: VAE, n: int) -> Tensor:
-    """n × n codes (n², L) at quantiles of the prior in the two most active latents, 0 elsewhere.
+def grid(engine: VAE, n: int) -> tuple[Tensor, Tensor]:
+    """n × n quantiles of the prior in the plane that is shown, 0 across it; row 0 at the bottom.
 
-    Row 0 is at the bottom. With one latent: its n² quantiles.
+    With one latent: its n² quantiles.
+
+    Returns:
+        codes (n², L), and where they lie in that plane (n², 2), or (n², 1).
     """
-    z = torch.zeros(n * n, engine.shown.latents, device=engine.device)
-    pair = chosen(engine)
-    if len(pair) == 1:
-        z[:, 0] = torch.special.ndtri(torch.linspace(0.01, 0.99, n * n, device=engine.device))
-        return z
-    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, n, device=engine.device))
-    up, across = torch.meshgrid(edge, edge, indexing="ij")
-    z[:, pair[0]], z[:, pair[1]] = across.flatten(), up.flatten()
-    return z
+    shown = directions(engine)
+    if shown.shape[1] == 1:
+        at = torch.special.ndtri(torch.linspace(0.01, 0.99, n * n, device=engine.device))[:, None]
+    else:
+        edge = torch.special.ndtri(torch.linspace(0.01, 0.99, n, device=engine.device))
+        at = torch.cartesian_prod(edge, edge).flip(1)
+    return at @ shown.T, at
 
 
 # ---------------------------------------------------------------- the plane
@@ -139,13 +167,12 @@ def plane(engine: VAE) -> list[Panel]:
         return points
 
     def warped() -> list[Mark]:
-        z = grid(engine, MESH)
+        z, at = grid(engine, MESH)
         x = two(engine.decode(z))
         if engine.shown.latents == 1:
             return [data(), Paths(x[None], "model", 1.6, label="the latent's line, decoded")]
-        pair = chosen(engine)
         # begins at the data's own scale, so that the eye can follow
-        begin = z[:, pair] * engine._std[:2] + engine._mean[:2]
+        begin = at * engine._std[:2] + engine._mean[:2]
         xy = np.stack([numpy(begin), x]).reshape(2, MESH, MESH, 2)
         return [data(), Mesh(xy, "model", every=2, keys=np.array([0.0, 1.0]),
                              label="a grid of equal probability, decoded")]  # fmt: skip
@@ -174,7 +201,7 @@ def plane(engine: VAE) -> list[Panel]:
               "small",
               Slider("from noise to data", 0.0, 1.0, 1.0, ("noise", "data"))
               if engine.shown.latents > 1 else None, hz=6,
-              help="A grid over the two most active latents and what the decoder makes of it (in "
+              help="A grid over the latent space's picture and what the decoder makes of it (in "
                    "between, straight lines). Wide cells are places that the noise seldom reaches."),
         Panel("rebuilt", "Reconstructions", rebuilt, f"from each point to what becomes of it{more}",
               box, "small", hz=4,
@@ -207,16 +234,16 @@ def images(engine: VAE) -> list[Panel]:
         return Images(pixels, columns, label=label)
 
     def decoded() -> list[Mark]:
-        x = engine.decode(grid(engine, SHEET)).view(SHEET, SHEET, -1).flip(0)
+        x = engine.decode(grid(engine, SHEET)[0]).view(SHEET, SHEET, -1).flip(0)
         return [sheet(x.reshape(SHEET * SHEET, -1), SHEET, "decoded quantiles of the prior")]
 
     def rebuilt() -> list[Mark]:
-        rows = engine.pool.test[:30]
+        rows = engine.pool.test[:40]
         pairs = torch.stack([rows.floor() + 0.5, engine.decode(engine.encode(rows).mean)], 1)
         return [sheet(pairs.flatten(0, 1), 10, "held-out image, then its reconstruction")]
 
     def between() -> list[Mark]:
-        codes = engine.encode(ends(engine, PAIRS)).mean.view(PAIRS, 2, -1)
+        codes = engine.encode(ends(engine, STRIPS)).mean.view(STRIPS, 2, -1)
         t = torch.linspace(0, 1, BETWEEN, device=engine.device)[None, :, None]
         z = codes[:, :1] * (1 - t) + codes[:, 1:] * t
         x = engine.decode(z.reshape(-1, z.shape[2]))
@@ -224,10 +251,10 @@ def images(engine: VAE) -> list[Panel]:
 
     return [
         Panel("grid", "Latent plane, decoded", decoded,
-              f"{named(engine, chosen(engine))}; the others 0", None, "large", hz=4,
-              help="What the decoder makes of evenly spread quantiles of the two most active "
-                   "latents; means, without the noise of pixels."),
-        Panel("rebuilt", "Reconstructions", rebuilt, "held-out image, then what becomes of it",
+              f"quantiles; {named(engine)}", None, "large", hz=4,
+              help="What the decoder makes of evenly spread quantiles of the prior, in the plane "
+                   "of the latent space's picture; means, without the noise of pixels."),
+        Panel("rebuilt", "Reconstructions", rebuilt, "held-out image, then rebuilt",
               None, "small", hz=2,
               help="An image is encoded, and its code decoded: what is lost, the code does not tell."),
         Panel("between", "Between two images", between, "a straight line of codes, decoded",
@@ -260,7 +287,7 @@ def bars(engine: VAE) -> list[Panel]:
     def active() -> str:
         variance = numbers.activity(engine)
         count = int((variance > numbers.ACTIVE).sum())
-        return f"{count} of {len(variance)} active; KL of each to the prior"
+        return f"{count} of {len(variance)} active; KL of each"
 
     k = engine.live_draws
     return [

@@ -530,6 +530,48 @@ def test_a_chart_grows_with_its_curve(stage: Stage) -> None:
         longest = stage.page.evaluate(drawn)
 
 
+def test_the_names_of_lines_stand_above_them(stage: Stage) -> None:
+    x = np.arange(40.0)
+
+    def room(*names: str) -> tuple[float, float]:
+        """Where the names end and where the lines may begin, in pixels of the page."""
+        lines = [Curve(name, x, 1 + x) for name in names]
+        stage.send(Frame(1, 0.0, 0.0, [], [Panel("c", "C", [Curves(lines)])]))
+        stage.page.wait_for_timeout(1200)
+        return tuple(stage.page.evaluate(
+            """() => ['.gp-legend', '.gp-axes .nsewdrag'].map((name, i) =>
+              document.querySelector(name).getBoundingClientRect()[i ? 'top' : 'bottom'])"""))  # fmt: skip
+
+    stage.page.evaluate("document.getElementById('v').style.width = '420px'")
+    _, alone = room("one")
+    names, lines = room(*(f"the continuation of walk number {i}" for i in range(4)))
+    assert names <= lines
+    assert lines > alone + 20, "the wrong twin: the same room for four names as for none"
+
+
+@pytest.mark.parametrize(("role", "goes_on"), [("discriminator", True), ("density", False)])
+def test_a_fields_edge_goes_on_to_the_panels(stage: Stage, role: str, goes_on: bool) -> None:
+    values = np.full((20, 20), -0.5)
+    values[8:12, 8:12] = 0.5
+    stage.show(Heat(values, BOX, role, "diverging", hi=0.5, gamma=1.0), size="small")
+    inside, beyond = stage.page.evaluate(
+        """() => {
+          const canvas = document.querySelector('.gp-plot canvas');
+          const { xaxis } = document.querySelector('.gp-axes')._fullLayout;
+          const ratio = canvas.width / canvas.clientWidth;
+          const middle = Math.round(canvas.height / 2);
+          return [xaxis.d2p(-3.8) * ratio, 3].map(x =>
+            [...canvas.getContext('2d').getImageData(Math.round(x), middle, 1, 1).data]);
+        }"""
+    )
+    assert bool(np.abs(np.subtract(inside, beyond)).max() < 8) is goes_on
+    colour = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    usual = "getComputedStyle(document.querySelector('.gp-view')).getPropertyValue('--gp-mute')"
+    usual = [int(stage.page.evaluate(usual).strip()[i : i + 2], 16) for i in (1, 3, 5)]
+    seen = [int(v) for v in stage.page.evaluate(colour)[4:-1].split(",")]
+    assert (seen == usual) is not goes_on, "on a dark ground the axes' numbers are bright"
+
+
 @pytest.mark.parametrize("width", [390, 900, 1500])
 def test_the_view_fits_its_width(stage: Stage, width: int) -> None:
     sizes = ["large", "large", "small", "small", "small", "wide", "wide"]
