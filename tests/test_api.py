@@ -253,8 +253,10 @@ def test_a_refusal_is_one_sentence_and_the_run_goes_on(call):
 def test_a_density_that_is_not_there_is_said_to_be_missing(call):
     without = [n for n, kind in ENGINES.items() if not kind.density]
     for name in without:
-        call("start", {"dataset": "ring8soft", "engine": name})
-        assert refused(call, "log_prob", [[0.0, 0.0]]).endswith("has no density.")
+        dataset = ENGINES[name].opens_on
+        call("start", {"dataset": dataset, "engine": name})
+        row = [0.0] * DATASETS[dataset]().dim
+        assert refused(call, "log_prob", [row]).endswith("has no density.")
 
 
 def test_a_run_that_diverges_says_so(call, monkeypatch):

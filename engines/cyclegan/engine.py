@@ -41,7 +41,7 @@ class CycleGAN(Engine):
 
     name: ClassVar[str] = "cyclegan"
     family: ClassVar[str] = "GAN"
-    place: ClassVar[float] = 8.4
+    place: ClassVar[float] = 8.45
     title = "CycleGAN"
     tagline = "two translators between two datasets, learnt without a single pair"
     objective = (
@@ -63,7 +63,7 @@ class CycleGAN(Engine):
     loss_label = "loss"
     if_diverged = "Try smaller step sizes, or a larger R1 penalty."
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "Other first weights": {"weights": 1},
+        "Other first weights": {"weights": 8},
         "Without the cycle": {"cycle": 0.0},
         "With the identity loss": {"identity": 1.0},
     }
@@ -74,7 +74,7 @@ class CycleGAN(Engine):
         "in the paper.",
     )  # fmt: skip
     cycle: float = knob(
-        3.0, 0.0, 20.0, live=True, label="Cycle loss (λ)",
+        1.0, 0.0, 20.0, live=True, label="Cycle loss (λ)",
         help="Weight of what a round trip misses, there and back; 0 leaves two GANs that know "
         "nothing of each other.",
     )  # fmt: skip
@@ -83,23 +83,23 @@ class CycleGAN(Engine):
         help="Weight of how far G moves what is in Y already, and F what is in X.",
     )  # fmt: skip
     r1: float = knob(
-        1.0, 0.0, 10.0, live=True, label="R1 penalty",
+        0.1, 0.0, 10.0, live=True, label="R1 penalty",
         help="R1/2 times the squared slope of each discriminator on its data.",
     )  # fmt: skip
     width: int = knob(
         48, 16, 128, log=True, help="Units in each hidden layer of all four networks."
     )
-    layers: int = knob(2, 1, 4, help="Hidden layers of all four networks.")
+    layers: int = knob(3, 1, 4, help="Hidden layers of all four networks.")
     weights: int = knob(
         0, 0, 9, label="First weights",
         help="Draws other first weights, on the same data and seed.",
     )  # fmt: skip
     g_lr: float = knob(
-        2e-3, 1e-5, 1e-1, log=True, live=True, label="G and F step size",
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="G and F step size",
         help="Adam's step size for both generators; it falls as 1/√(1 + t/500).",
     )  # fmt: skip
     d_lr: float = knob(
-        2e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
         help="Adam's step size for both discriminators; it falls as 1/√(1 + t/500).",
     )  # fmt: skip
     batch: int = knob(128, 16, 1024, log=True, live=True, help="Rows of each dataset in a step.")
