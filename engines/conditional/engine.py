@@ -46,6 +46,10 @@ class Conditional(Game):
         "Without the R1 penalty": {"r1": 0.0},
     }
 
+    # more than its siblings have: labelled digits are few, and D would learn them by heart
+    r1: float = knob(3.0, 0.0, 10.0, live=True, label="R1 penalty",
+                     help="Adds R1/2 · |slope of D's logit|² on the data to D's loss: the game "
+                     "then settles instead of circling.")  # fmt: skip
     told: Literal["projection", "concatenation", "not told"] = knob(
         "projection",
         label="How D is told",

@@ -58,7 +58,7 @@ class InfoGAN(Game):
     loudness: float = knob(3.0, 0.3, 10.0, log=True, label="Loudness of the codes",
                            help="How large codes stand beside the noise, which has spread 1. A "
                            "loud code takes modes for itself even where nothing is gained by it.")  # fmt: skip
-    information: float = knob(1.0, 0.0, 5.0, live=True, label="Weight of information (λ)",
+    information: float = knob(0.3, 0.0, 5.0, live=True, label="Weight of information (λ)",
                               help="How much the generator gains by samples that tell their code; "
                               "0 is a GAN with an audience that may read along.")  # fmt: skip
     swept: int = knob(1, 1, 4, view=True, label="Continuous code swept",
