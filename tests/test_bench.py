@@ -9,8 +9,13 @@ import math
 import pytest
 import torch
 
+<<<<<<< HEAD
 from bench import games, picture, quality
 from engines import ENGINES, Experiment
+=======
+from bench import labelled, picture, quality
+from engines import Experiment
+>>>>>>> w-labels
 
 
 def test_a_curve_on_images_is_bits_of_held_out_images():
@@ -25,6 +30,12 @@ def test_a_curve_on_images_is_bits_of_held_out_images():
     # a wrong twin: in nats, or of the rows that are learnt from
     assert bits != pytest.approx(want * math.log(2), rel=1e-3)
     assert bits != pytest.approx(-float(run.log_prob(run.pool.val).mean()) / 64 / math.log(2))
+
+
+def test_labelled_digits_have_two_numbers():
+    ((seconds, steps, accuracy, ratio),) = labelled.curve({"width": 16, "batch": 32}, 0, 0.05)
+    assert seconds == 0.05 and steps > 0
+    assert 0 <= accuracy < 0.6 and ratio > 1.2, "so few steps make neither digits nor copies"
 
 
 def test_rows_name_knobs_that_there_are():

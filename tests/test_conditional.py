@@ -209,6 +209,28 @@ def test_d_is_told_or_not(told, listens):
     assert isinstance(engine.discriminator, Concatenation) is (told == "concatenation")
 
 
+def test_d_pays_half_of_r1_times_its_squared_slope_on_the_data():
+    engine = started(r1=4.0)
+    real, fake = torch.randn(2, 64, 2, generator=rng())
+    y = torch.arange(64) % 8
+    net = engine.discriminator
+    weight = net.net.body[0].weight
+
+    def slope(half: float, at: Tensor) -> Tensor:
+        at = at.clone().requires_grad_()
+        on_real, on_fake = net(real, y), net(fake, y)
+        loss = -torch.sigmoid(on_real).log().mean() - torch.sigmoid(-on_fake).log().mean()
+        (gradient,) = torch.autograd.grad(net(at, y).sum(), at, create_graph=True)
+        total = loss + half * 4.0 * gradient.pow(2).sum(1).mean()
+        return torch.autograd.grad(total, weight)[0]
+
+    right, twice, samples = slope(0.5, real), slope(1.0, real), slope(0.5, fake)
+    engine.duel(real.clone(), fake, y, y)
+    assert torch.allclose(weight.grad, right, atol=1e-5)
+    for wrong in (twice, samples):
+        assert not torch.allclose(weight.grad, wrong, atol=1e-3), "a wrong twin"
+
+
 def test_samples_are_asked_for_by_class_and_standardisation_is_undone():
     engine = started("digits")
     y = torch.arange(10)

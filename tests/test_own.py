@@ -117,7 +117,7 @@ def test_what_shows_an_estimated_density_says_so(engine):
              *(["optimal"] if "optimal" in panels else [])]  # fmt: skip
     for name in shown:
         panel = panels[name]
-        assert panel.estimate and "kernel estimate" in panel.title + panel.subtitle, name
+        assert panel.estimate and "estimate" in panel.title + panel.subtitle, name
     exact = {p.id: p for p in Experiment("moons", engine).start("cpu").frame().panels}
     truth = exact["truth"]
     assert not truth.estimate and "estimate" not in truth.title + truth.subtitle

@@ -209,5 +209,5 @@ def test_saved_across_a_change_of_rows_it_goes_on_bit_for_bit():
     assert weights(part.train(steps=Pool.EVERY + 20)) == want
     # the wrong twin: the rows of the start
     wrong = run().restore(saved)
-    wrong.pool._rows = wrong.pool.fresh = None
+    wrong.pool._rows, wrong.pool.fresh = None, lambda block: wrong.pool.train
     assert weights(wrong.train(steps=10)) != want

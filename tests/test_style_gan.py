@@ -224,11 +224,11 @@ def test_the_table_of_mixtures():
     engine = started("digits", crossover=1)
     sheet = drawn(engine)["mixing"].marks[0]
     assert isinstance(sheet, Images) and sheet.columns == 10
-    cells = sheet.pixels.reshape(7, 10, 8, 8)
+    cells = sheet.pixels.reshape(10, 10, 8, 8)
     assert np.isnan(cells[0, 0]).all() and not np.isnan(cells[1:]).any()
     engine.crossover = 4  # all layers from the left column
-    cells = drawn(engine)["mixing"].marks[0].pixels.reshape(7, 10, 8, 8)
+    cells = drawn(engine)["mixing"].marks[0].pixels.reshape(10, 10, 8, 8)
     assert np.allclose(cells[1:, 1:], cells[1:, :1], atol=1e-6)
     engine.crossover = 0
-    cells = drawn(engine)["mixing"].marks[0].pixels.reshape(7, 10, 8, 8)
+    cells = drawn(engine)["mixing"].marks[0].pixels.reshape(10, 10, 8, 8)
     assert np.allclose(cells[1:, 1:], cells[:1, 1:], atol=1e-6)

@@ -46,8 +46,8 @@ def alone(engine: Conditional) -> int:
 
 def plane_panels(engine: Conditional) -> list[Panel]:
     box, k = engine.pool.dataset.extent, alone(engine)
-    exact = engine.pool.dataset.exact
-    by, p = f"colours: {engine.classes.words}", "exact p(x|y)" if exact else "data"
+    by = f"colours: {engine.classes.words}"
+    field = "; field: p(x|y)" if engine.pool.dataset.exact else ""
     told = "D(x, y)" if engine.told != "not told" else "D(x)"
     return [
         Panel("model", "Samples, by the class asked for", partial(samples, engine),
@@ -57,11 +57,11 @@ def plane_panels(engine: Conditional) -> list[Panel]:
         Panel("truth", "Data, by class", partial(data, engine), by, box, "large", hz=0.5,
               help="Held-out points, coloured by their class, which is a matter of place here."),
         Panel("one", f"Class {k} alone", partial(one, engine),
-              f"samples in orange, {p} in blue", box, "small", hz=8,
+              f"samples in orange{field}", box, "small", hz=8,
               help="Choose the class among the knobs. The exact density of one class is p(x) "
               "where that class is, divided by the share of the class."),
         Panel("discriminator", f"{told}, told class {k}", partial(discriminator, engine),
-              "above ½: data of this class; below: a sample", box, "small", hz=6,
+              "above ½: data; below: a sample", box, "small", hz=6,
               help="D's probability that a point is data of this class."),
         Panel("obeyed", "Does it do as it is told?", partial(obedience, engine),
               "samples of each class in its part", None, "small", hz=3,
@@ -163,8 +163,9 @@ def image_panels(engine: Conditional) -> list[Panel]:
               None, "small", hz=4,
               help="Choose the class among the knobs. How different are they?"),
         Panel("morph", f"From class {k} to the next", partial(morph, engine),
-              "each row one noise; the class's vector moves in a straight line", None, "small", hz=2,
-              help="The generator was never told anything in between two classes."),
+              "each row one noise", None, "small", hz=2,
+              help="The class's vector moves in a straight line. The generator was never told anything "
+              "in between two classes."),
     ]  # fmt: skip
 
 

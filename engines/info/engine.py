@@ -83,7 +83,7 @@ class InfoGAN(Game):
         self.q_adam = adam(self.reader.parameters(), self.g_lr, self.BETAS)
 
     def step(self) -> dict[str, Tensor]:
-        """One update of D, then one of G and Q. Returns both players' losses and −L_I."""
+        """One update of D, then one of G and Q. Returns both players' losses, and −L_I as untold."""
         real = self.standardise(self.pool.batch(self.batch, self.rng))
         with torch.no_grad():
             fake = self.generate(self.generator, self.codes(self.batch, self.rng), self.rng)
@@ -105,7 +105,7 @@ class InfoGAN(Game):
         return {
             "discriminator": discriminator,
             "generator": fooled.detach(),
-            "−L_I": -told.detach(),
+            "untold": -told.detach(),
         }
 
     # ------------------------------------------------------------ the model

@@ -65,9 +65,9 @@ def plane_panels(engine: InfoGAN) -> list[Panel]:
     if engine.continuous:
         own.append(
             Panel("sweep", f"Continuous code {which(engine) + 1}, from −1 to 1",
-                  partial(sweep, engine), "each line: one code and one noise; from faint to strong", box, "small", hz=6,
+                  partial(sweep, engine), "a line: one code, one noise", box, "small", hz=6,
                   help="Everything else stands still while one continuous code runs through its "
-                  "range. Long lines: the code decides where in a group a sample lies."),
+                  "range, from faint to strong. Long lines: the code decides where in a group a sample lies."),
         )  # fmt: skip
     return own
 
@@ -120,15 +120,16 @@ def sweep(engine: InfoGAN) -> list[Mark]:
 
 def image_panels(engine: InfoGAN) -> list[Panel]:
     c = engine.continuous
-    along = f"along it, continuous code {which(engine) + 1} from −1 to 1" if c else "one noise for each column"  # fmt: skip
+    along = f"across: continuous code {which(engine) + 1}" if c else "one noise for each column"  # fmt: skip
     return [
         Panel("codes", "A row for each code", partial(sheet_of_codes, engine), along, None, "large",
               hz=6, first=True,
-              help="The same noise in every row. Do rows hold one kind of picture each? Does the "
+              help="The same noise in every row, and across it the code from −1 to 1. Do rows hold one kind of picture each? Does the "
               "continuous code change slant or stroke?"),
         Panel("read", "Real images, by the code read", partial(sheet_of_data, engine),
-              "a row for each code: those that Q is surest of", None, "large", hz=2,
-              help="Q has only ever been shown samples. A row of one kind of digit is a class that "
+              "a row for each code", None, "small", hz=2,
+              help="The held-out images that Q is surest of. It has only ever been shown samples. A row of "
+              "one kind of digit is a class that "
               "was found without a label; an empty row is a code that no image was read as."),
     ]  # fmt: skip
 
@@ -165,8 +166,9 @@ def told(engine: InfoGAN) -> list[Mark]:
     belief = engine.read(engine.standardise(x)).logits.softmax(1)
     mean = torch.zeros(k, k, device=engine.device).index_add_(0, codes.category, belief)
     count = codes.category.bincount(minlength=k).clamp_min(1)
-    field = numpy((mean / count[:, None]).T)
-    return [Heat(np.ascontiguousarray(field), (0.0, float(k), 0.0, float(k)), "generator",
+    # in small cells, for a field is drawn smooth
+    field = np.kron(numpy((mean / count[:, None]).T), np.ones((8, 8), np.float32))
+    return [Heat(field, (0.0, float(k), 0.0, float(k)), "generator",
                  hi=1.0, gamma=1.0, label="Q(read | given)")]  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         found = estimate(category_terms(read, codes.category))
     most = math.log(engine.categories)
     out = [
-        Metric("information", found.value, "nats", "bound", found.se, floor=most,
+        Metric("information", found.value, "nats", se=found.se, floor=most,
                label="I(c; x), at least",
                help="L_I = E log Q(c|x) + H(c), on the samples shown: never more than I(c; x), "
                f"which is at most H(c) = log {engine.categories} = {most:.4g}. Below 0 the reader "
@@ -195,7 +197,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         with torch.no_grad():
             found = estimate(continuous_terms(read, codes.continuous))
         out.append(
-            Metric("continuous", found.value, "nats", "bound", found.se, label="I(u; x), at least",
+            Metric("continuous", found.value, "nats", se=found.se, label="I(u; x), at least",
                    help="The same for all continuous codes together. It has no ceiling: a number "
                    "can be told to any precision.")
         )  # fmt: skip

@@ -22,8 +22,8 @@ MESH, FIELD = 25, 64
 KEYS = np.array([0.0, 0.5, 1.0], dtype=np.float32)
 SOURCES, EACH = 6, 80  # sources of early layers on the plane, and mixtures with each
 TRAILS, ALONG = 80, 16
-TABLE = (6, 9)  # rows and columns of the table of mixtures
-ROWS, COLUMNS = 5, 10
+TABLE = (9, 9)  # rows and columns of the table of mixtures
+ROWS, COLUMNS = 8, 10
 PAIRS, STEPS = 200, 24  # lines that detours are measured on, and points of each
 MEASURED, AMONG = 1000, 5000
 
@@ -35,7 +35,7 @@ def panels(engine: StyleGAN) -> list[Panel]:
 
 def layers(engine: StyleGAN) -> str:
     k, most = engine.crossover, engine.LAYERS
-    return f"{k} of {most} layers from one source, {most - k} from the other"
+    return f"{k} layers of one source, {most - k} of another"
 
 
 # ---------------------------------------------------------------- the plane
@@ -48,7 +48,7 @@ def plane_panels(engine: StyleGAN) -> list[Panel]:
               help=f"Each colour is one of {SOURCES} sources, whose style goes to the early layers; "
               "the late ones get styles of many others. A tight group: the early layers decide."),
         Panel("truncation", "Truncation, from ψ = 1 to 0", partial(trails, engine),
-              "every sample's way to the one of the mean style", box, "small", hz=6,
+              "each sample's way to the mean style", box, "small", hz=6,
               help="Styles are drawn to their mean. On the way samples may cross places where "
               "there are no data, for nothing holds the mean style on them."),
         Panel("discriminator", "Discriminator D(x)", partial(discriminator, engine),
@@ -59,8 +59,8 @@ def plane_panels(engine: StyleGAN) -> list[Panel]:
         return own
     sliced = f"; a slice, 2 of {engine.latent} noise dimensions" if engine.latent > 2 else ""
     warped = Panel(
-        "warp", "From noise z through style w to data", partial(warp, engine),
-        f"w by its first two dimensions{sliced}", box, "small",
+        "warp", "Noise z, style w, data", partial(warp, engine),
+        f"w: its first two dimensions{sliced}", box, "small",
         Slider("from noise to data", 0.0, 1.0, 1.0, ("noise z", "data")), hz=8,
         help="A grid over the noise; half-way stands its style, at the data's scale, and at the "
         "end what the layers make of it. In between, straight lines.",
@@ -126,10 +126,10 @@ def image_panels(engine: StyleGAN) -> list[Panel]:
               help="The left column gives the style of the early layers, the top row that of the "
               "late ones. What stays along a row, the early layers decide."),
         Panel("truncation", "Truncation, from ψ = 1 to 0", partial(fading, engine),
-              "each row one noise; on the right the mean style", None, "large", hz=3,
+              "each row one noise; right: the mean", None, "small", hz=3,
               help="Styles are drawn to their mean: images grow more alike."),
         Panel("lines", "Between two images", partial(lines, engine),
-              "in pairs of rows: straight in z, then straight in w", None, "large", hz=3,
+              "pairs of rows: straight in z, in w", None, "small", hz=3,
               help="The same two ends in both rows of a pair. The mapping is there to make "
               "straight lines in w change evenly."),
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def straight(engine: StyleGAN, ends: Tensor, steps: int) -> tuple[Tensor, Tensor
 
 
 def lines(engine: StyleGAN) -> list[Mark]:
-    pair = straight(engine, engine.randn(2, 3, engine.latent), COLUMNS)
+    pair = straight(engine, engine.randn(2, 4, engine.latent), COLUMNS)
     return [sheet(engine, torch.stack(pair, 1).flatten(0, 2), COLUMNS, "in z, then in w")]
 
 
