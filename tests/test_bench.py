@@ -9,13 +9,8 @@ import math
 import pytest
 import torch
 
-<<<<<<< HEAD
-from bench import games, picture, quality
+from bench import games, labelled, picture, quality
 from engines import ENGINES, Experiment
-=======
-from bench import labelled, picture, quality
-from engines import Experiment
->>>>>>> w-labels
 
 
 def test_a_curve_on_images_is_bits_of_held_out_images():
