@@ -488,7 +488,7 @@ def test_a_loss_may_be_changed_while_it_runs():
         {"loss": "hinge"},
         {"loss": "relativistic"},
         {"loss": "relativistic average"},
-        {"loss": "Wasserstein", "r1": 0.0, "slope_one": 1.0},
+        {"loss": "Wasserstein", "r1": 0.0, "slope_one": 1.0, "d_steps": 5},  # as in the paper
         {"unroll": 3},
         {"pack": 3},
     ],
