@@ -505,3 +505,18 @@ def test_both_parts_of_the_divergence_add_up():
         q = run.engine.marginal_cdf(edges).diff().double().numpy().clip(1e-12)
     want = scipy.stats.entropy(field / field.sum(), q / q.sum())
     assert values["kl_first"] == pytest.approx(want, abs=1e-3)
+
+
+def test_a_component_that_drifts_off_leaves_numbers_finite():
+    """After minutes on digits the scale of a component without weight has grown past e^88."""
+    law = Mixture(2, "logistic")
+    theta = torch.tensor([[0.0, -50.0, 0.3, 9.0, -1.0, 95.0]], requires_grad=True)
+    mass = law.mass(theta, torch.tensor([0.0]), torch.tensor([0.5]))
+    (slope,) = torch.autograd.grad(mass.log().sum(), theta)
+    assert torch.isfinite(mass).all() and torch.isfinite(slope).all()
+    # the wrong twin: as it was
+    free = torch.tensor([[0.0, -50.0, 0.3, 9.0, -1.0, 95.0]], requires_grad=True)
+    weight, mean, scale = free.chunk(3, -1)
+    a, b = ((edge - mean) / scale.exp() for edge in (0.0, 0.5))
+    twin = (weight.softmax(-1) * (torch.sigmoid(b) - torch.sigmoid(a))).sum().log()
+    assert not torch.isfinite(torch.autograd.grad(twin, free)[0]).all()

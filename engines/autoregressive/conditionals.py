@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FINEST = 1e-3  # the least scale of a component, in standard deviations of the data
+WIDEST = 7.0  # the log of the greatest scale: a component that nothing needs drifts until e^… is ∞
 FAR = 1e4  # stands for infinity: no distribution function here differs from 0 or 1 beyond it
 TINY = 1e-6
 
@@ -61,7 +62,8 @@ class Logistic:
 class Mixture:
     """q(x; θ) = Σ_k w_k f((x − m_k)/s_k)/s_k, of K Gaussians or logistics.
 
-    θ (…, 3K) holds logits of the weights, then means, then log scales; s = e^… + FINEST.
+    θ (…, 3K) holds logits of the weights, then means, then log scales; s = e^… + FINEST, and at
+    most e^WIDEST.
     """
 
     def __init__(self, components: int, of: Literal["Gaussian", "logistic"] = "Gaussian") -> None:
@@ -71,7 +73,7 @@ class Mixture:
     def parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and scales, (…, K) each."""
         logits, mean, log_scale = theta.chunk(3, -1)
-        return logits.log_softmax(-1), mean, log_scale.exp() + FINEST
+        return logits.log_softmax(-1), mean, log_scale.clamp_max(WIDEST).exp() + FINEST
 
     def first(self, places: Tensor) -> Tensor:
         """θ (d, 3K) to begin with: components side by side at places (d, K), in standard deviations."""
