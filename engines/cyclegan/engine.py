@@ -43,7 +43,7 @@ class CycleGAN(Engine):
     family: ClassVar[str] = "GAN"
     place: ClassVar[float] = 8.45
     title = "CycleGAN"
-    tagline = "two translators between two datasets, learnt without a single pair"
+    tagline = "Two translators between two datasets, learnt without a single pair."
     objective = (
         "min_{G,F} max_{D} V(D_{Y}, G) + V(D_{X}, F) + λ (E|F(G(x)) − x|_{1} + E|G(F(y)) − y|_{1})"
     )

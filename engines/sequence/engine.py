@@ -49,7 +49,7 @@ class Sequence(Engine):
     family: ClassVar[str] = "Autoregressive"
     place: ClassVar[float] = 5.1
     title: ClassVar[str] = "Compounding error"
-    tagline: ClassVar[str] = "a next-step model fed with its own steps"
+    tagline: ClassVar[str] = "A model of the next step, fed with its own steps."
     objective: ClassVar[str] = (
         "min_{θ} E Σ_{t} |x_{t+1} − μ_{θ}(x̃_{t})|^{2},  x̃_{t} true with probability ε, else its own"
     )
