@@ -70,7 +70,7 @@ def trained(request):
 
 @pytest.mark.slow
 def test_density_integrates_to_one_and_samples_follow_it(trained):
-    assert abs(mass(trained.log_prob) - 1) < 3e-3
+    assert abs(mass(trained.log_prob, 480) - 1) < 3e-3  # a spline's density has kinks
     assert sampled_and_quadrature(trained, trained.log_prob, 10_000) < 4
     for name, wrong in twins(trained).items():
         assert abs(mass(wrong) - 1) > 0.05, name

@@ -48,13 +48,17 @@ def plane_panels(engine: Conditional) -> list[Panel]:
     box, k = engine.pool.dataset.extent, alone(engine)
     by = f"colours: {engine.classes.words}"
     field = "; field: p(x|y)" if engine.pool.dataset.exact else ""
+    dataset = engine.pool.dataset
+    estimated = dataset.has_density and not dataset.exact
+    behind = f"{by}; field: kernel estimate" if estimated else by
     told = "D(x, y)" if engine.told != "not told" else "D(x)"
     return [
         Panel("model", "Samples, by the class asked for", partial(samples, engine),
               f"{by}; data in grey", box, "large",
               help="Each sample has the colour of the class that the generator was told. It "
               "ought to lie where data of this colour lie."),
-        Panel("truth", "Data, by class", partial(data, engine), by, box, "large", hz=0.5,
+        Panel("truth", "Data, by class", partial(data, engine), behind, box, "large",
+              estimate=estimated, hz=0.5,
               help="Held-out points, coloured by their class, which is a matter of place here."),
         Panel("one", f"Class {k} alone", partial(one, engine),
               f"samples in orange{field}", box, "small", hz=8,
