@@ -480,8 +480,11 @@ def test_a_lecture_shows_the_main_pictures_and_the_transport_without_scrolling(
             page.keyboard.press("ArrowRight")
             page.wait_for_function("hash => location.hash !== hash", arg=before)
             page.wait_for_selector(".gp-banner")
-            page.wait_for_timeout(700)  # what is new takes its place
-            seen = page.evaluate(BELOW)
+            for _ in range(20):  # what is new takes its place once its first frame is there
+                page.wait_for_timeout(350)
+                seen = page.evaluate(BELOW)
+                if seen["lowest"] <= seen["top"] + 1:
+                    break
             name = page.inner_text(".gp-banner b")
             assert seen["count"] > 0 and seen["scroll"] == 0, name
             assert seen["highest"] > 0 and seen["lowest"] <= seen["top"] + 1, (name, seen)
