@@ -554,7 +554,7 @@ def quality(engine: GAN) -> tuple[int, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_default_knobs_reach_all_modes_of_ring8soft(seed):
-    run = Experiment("ring8soft", "gan", seed).start("cpu").train(steps=2500)
+    run = Experiment("ring8soft", "gan", seed).start("cpu").train(steps=1200)
     found, distance = quality(run.engine)
     assert found == 8
     assert distance <= 0.15
