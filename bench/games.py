@@ -174,7 +174,7 @@ def main() -> None:
             html = Path(folder) / f"{theme}.html"
             fig.write_html(html, config={"staticPlot": True})
             page.goto(html.as_uri())
-            page.wait_for_selector(".main-svg .xtitle")
+            page.wait_for_selector(".main-svg .annotation-text")
             page.locator(".plotly-graph-div").screenshot(path=PICTURES / f"games_{theme}.png")
         browser.close()
 
