@@ -17,6 +17,8 @@ from engines.dirac_gan import CURES, LOSSES, Game
 from engines.dirac_gan.game import values
 from engines.dirac_gan.pictures import arrows, compared, numbers, outlook, predicted
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 # what D and G minimise, as the papers print it: D's value on data, on samples
 PUBLISHED = {
     "non-saturating": (lambda r, f: -logsigmoid(r) - logsigmoid(-f), lambda f: -logsigmoid(f)),

@@ -16,6 +16,8 @@ from engines.flow.autoregressive import IAF, MAF, REACH, MAFLayer, SplineAutoreg
 from engines.flow.conditioner import Conditioner
 from tests.flows import decode, encode, far, jacobian
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 KINDS = (SplineAutoregressive, MAF, IAF)
 
 

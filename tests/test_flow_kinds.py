@@ -19,6 +19,8 @@ from tests.flows import (
     wrong_forwards,
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 BASES = ("Gaussian", "uniform", "mixture")
 SIZES = [(kind, dim) for kind, entry in KINDS.items() for dim in (2, 3, 64) if dim <= entry.most]
 

@@ -18,6 +18,8 @@ from engines.flow.conditioner import Conditioner
 from engines.flow.spline import SplineCoupling, parameters, spline, spline_inverse
 from tests.flows import decode, encode, far, jacobian_gap
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 BOUND, BINS = 3.0, 7
 
 

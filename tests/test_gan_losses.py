@@ -19,6 +19,8 @@ from engines.gan.losses import climb, slope_from_one, squares
 from engines.gan.unroll import look_ahead
 from tests.test_gan import PLAIN, Affine, agrees, copies, linear, on_normals, same, started
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 NEW = ("least squares", "Wasserstein", "hinge", "relativistic", "relativistic average")
 X = torch.linspace(-3, 3, 13, dtype=torch.float64)
 Y = (1.7 * X).sin() * 2 - 0.4

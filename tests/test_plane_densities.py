@@ -18,6 +18,8 @@ from sklearn.datasets import make_moons, make_swiss_roll
 from engines.data.plane import _near_spirals
 from tests.planes import NOISED, draw, entropy_gap, make
 
+pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
+
 # ---------------------------------------------------------------- independent references
 
 

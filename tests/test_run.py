@@ -188,6 +188,7 @@ def test_a_distribution_gives_fresh_rows_and_a_set_of_points_does_not():
     assert old(points) == 1, "an estimate of a density is not the truth"
 
 
+@pytest.mark.slow
 def test_saved_across_a_change_of_rows_it_goes_on_bit_for_bit():
     def run() -> Run:
         return Experiment("moons", "flow", knobs={"layers": 2, "width": 16}).start("cpu")
