@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,8 +16,8 @@ from engines import Experiment
 BLOCKS: dict = {}  # named by their content, so all tests may share what was ever sent
 
 
-@pytest.fixture(autouse=True)
-def browser_memory(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def browser_memory() -> Iterator[None]:
     """Hold every block that any frame carried, as a browser that never loses one."""
 
     def pack_and_keep(*args, **kwargs):
@@ -24,7 +25,9 @@ def browser_memory(monkeypatch):
         unpack(text, BLOCKS)
         return text
 
-    monkeypatch.setattr(worker_module, "pack", pack_and_keep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "pack", pack_and_keep)
+        yield
 
 
 @pytest.fixture
