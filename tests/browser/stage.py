@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -21,20 +24,55 @@ from engines.marks import (
 BOX = (-4.0, 4.0, -4.0, 4.0)
 
 
+STYLE = ASSETS / "live.css"
+SCRIPTS = [PLOTLY_JS, ASSETS / "timeline.js", *LIVE_JS]
+BODY = '<body><div id="v" style="width:900px"></div>'
+
+
+class Files(BaseHTTPRequestHandler):
+    """The bare page at /, and its style and scripts by their numbers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        files = [STYLE, *SCRIPTS]
+        number = self.path.strip("/")
+        if number == "":
+            scripts = "".join(f'<script src="/{i}"></script>' for i in range(1, len(files)))
+            self.answer(f'<link rel="stylesheet" href="/0">{BODY}{scripts}</body>'.encode(), "html")
+        elif number.isdecimal() and int(number) < len(files):
+            file = files[int(number)]
+            self.answer(file.read_bytes(), "css" if file == STYLE else "javascript")
+        else:
+            self.send_error(404)
+
+    def answer(self, body: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", f"text/{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "max-age=3600")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments) -> None:
+        """Nothing: what is asked for is no news."""
+
+
+@functools.cache
+def served() -> str:
+    """Where the bare page is. A browser takes scripts from a server several times as fast as from
+    the test, and refuses local storage to a page without a real address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/"
+
+
 class Stage:
     """A bare page with a view; `sent` are the events that it triggered."""
 
     def __init__(self, page: Page) -> None:
         self.page, self.seq, self.known = page, 0, Known()
-        # a real address, since local storage is refused to a page without one
-        page.route("**/*", lambda route: route.fulfill(
-            body='<body><div id="v" style="width:900px"></div></body>', content_type="text/html"))  # fmt: skip
-        page.goto("http://127.0.0.1:9/")
-        page.add_style_tag(path=str(ASSETS / "live.css"))
-        page.add_script_tag(path=str(PLOTLY_JS))
-        page.add_script_tag(path=str(ASSETS / "timeline.js"))
-        for path in LIVE_JS:
-            page.add_script_tag(path=str(path))
+        page.goto(served())
         page.evaluate(
             """() => { window.sent = [];
             window.view = PlaygroundView(document.getElementById('v'),
