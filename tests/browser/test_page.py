@@ -498,14 +498,12 @@ def test_a_lecture_shows_the_main_pictures_and_the_transport_without_scrolling(
         page.keyboard.press("l")
         count = page.locator("[data-preset]").count()
         for _ in range(count):
-            before = page.evaluate("[location.hash, playground.drawn]")
+            before = page.evaluate("location.hash")
             page.keyboard.press("ArrowRight")
-            page.wait_for_function(
-                "([hash, drawn]) => location.hash !== hash && playground.drawn > drawn", arg=before
-            )
+            page.wait_for_function("hash => location.hash !== hash", arg=before)
             page.wait_for_selector(".gp-banner")
-            for _ in range(60):  # what is new takes its place once its first frame is there
-                page.wait_for_timeout(120)
+            for _ in range(20):  # what is new takes its place once its first frame is there
+                page.wait_for_timeout(350)
                 seen = page.evaluate(BELOW)
                 if seen["lowest"] <= seen["top"] + 1:
                     break
