@@ -27,13 +27,19 @@ class BadInput(ValueError):
     """Something that arrived is refused. The message is one sentence, fit for the page."""
 
 
+def printable(text: str, limit: int = 40) -> str:
+    """Text fit for a sentence: line breaks and the like escaped, cut to `limit` characters."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def shown(value: Any, limit: int = 40) -> str:
     """`repr` of anything that a visitor may have sent, cut to `limit` characters."""
     try:
         text = repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return printable(text, limit)
 
 
 def listed(names: Iterable[str], limit: int = 180) -> str:
