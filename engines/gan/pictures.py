@@ -184,7 +184,7 @@ def gradients(gan: GAN) -> list[Mark]:
 
 def modes(gan: GAN) -> list[Mark]:
     modes, x = reference(gan.pool).modes, gan.sample(2000)
-    # counted in float64 like the metric: at the threshold itgan the two must agree
+    # counted in float64 like the metric: at the threshold itself the two must agree
     y, centre, sigma, weight = (
         part.to(x.device, torch.float64) for part in (x, modes.centres, modes.sigma, modes.weights)
     )
