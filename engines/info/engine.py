@@ -99,7 +99,7 @@ class InfoGAN(Game):
         reader = list(self.reader.parameters())
         slopes = torch.autograd.grad(untold, reader, retain_graph=True)
         loss = fooled + self.information * untold
-        self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._move(self.q_adam, reader, slopes, self.g_lr)
         self._average()
         return {

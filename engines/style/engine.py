@@ -82,7 +82,7 @@ class StyleGAN(Game):
             fake = self.train_samples()
         discriminator = self.duel(real, fake)
         loss = self.fool(self.train_samples())
-        self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._average()
         return {"discriminator": discriminator, "generator": loss.detach()}
 
