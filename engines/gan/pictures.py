@@ -12,9 +12,17 @@ from torch import Tensor
 
 from engines.gan import course
 from engines.kde import kde, through_kernel
-from engines.marks import Arrows, Bars, Heat, Images, Mark, Mesh, Panel, Paths, Points, Slider
+from engines.marks import Arrows, Bars, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.metrics import COVERED, REACH, mode_report
-from engines.pictures import centres, data_points, exact_field, numpy
+from engines.pictures import (
+    centres,
+    data_points,
+    exact_field,
+    noise_grid,
+    numpy,
+    sheet,
+    verdict,
+)
 from engines.probes import reference
 
 if TYPE_CHECKING:
@@ -122,8 +130,7 @@ def discriminator(gan: GAN) -> list[Mark]:
         field = said - middle
         hi = max(float(field.abs().quantile(0.98)), 1e-6)
         label = "f(x)" if game.zero else "f(x) − the middle of data and samples"
-    return [Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label),
-            *points]  # fmt: skip
+    return [verdict(field, box, label, hi), *points]
 
 
 def optimal(gan: GAN) -> list[Mark]:
@@ -136,7 +143,7 @@ def optimal(gan: GAN) -> list[Mark]:
     else:
         best, hi, label = p / (p + q) - 0.5, 0.5, "estimate of the best D − ½"
     best = torch.where(support < 4, math.nan, best)
-    return [Heat(numpy(best), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)]
+    return [verdict(best, box, label, hi)]
 
 
 def data_field(gan: GAN) -> Tensor:
@@ -158,9 +165,7 @@ def warp(gan: GAN) -> list[Mark]:
         line = torch.special.ndtri(torch.linspace(0.005, 0.995, 200, device=gan.device))
         return [Paths(numpy(gan.decode(line[:, None]))[None], "noise", 1.5,
                       label="the noise's line")]  # fmt: skip
-    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, MESH, device=gan.device))
-    noise = torch.zeros(MESH * MESH, gan.latent, device=gan.device)
-    noise[:, :2] = torch.cartesian_prod(edge, edge)
+    noise = noise_grid(MESH, gan.latent, gan.device)
     return [Mesh(journey(gan, noise).reshape(2, MESH, MESH, 2), "noise", keys=KEYS)]
 
 
@@ -206,12 +211,6 @@ def shares(gan: GAN) -> list[Mark]:
 
 
 # ---------------------------------------------------------------- of images
-
-
-def sheet(gan: GAN, x: Tensor, columns: int, label: str, tags: list[str] | None = None) -> Images:
-    dataset = gan.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, tags, label)
 
 
 def scores(gan: GAN) -> list[Mark]:

@@ -18,8 +18,8 @@ from engines.info.information import (
     estimate,
     known_classes,
 )
-from engines.marks import Bars, Heat, Images, Mark, Metric, Panel, Paths, Points
-from engines.pictures import numpy
+from engines.marks import Bars, Heat, Mark, Metric, Panel, Paths, Points
+from engines.pictures import numpy, sheet
 
 if TYPE_CHECKING:
     from engines.info.engine import InfoGAN
@@ -132,12 +132,6 @@ def image_panels(engine: InfoGAN) -> list[Panel]:
               "one kind of digit is a class that "
               "was found without a label; an empty row is a code that no image was read as."),
     ]  # fmt: skip
-
-
-def sheet(engine: InfoGAN, x: Tensor, columns: int, label: str) -> Images:
-    dataset = engine.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, label=label)
 
 
 def sheet_of_codes(engine: InfoGAN) -> list[Mark]:
