@@ -7,6 +7,8 @@ what its two networks are and what the discriminator is asked.
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from engines.adversarial import Averaged
 from engines.data.base import Dataset
 from engines.gan import LOSSES, squared_slope
 from engines.knobs import knob
+from engines.marks import Metric, Panel
 from engines.nets import linear
 
 
@@ -49,12 +52,14 @@ class Perceptron(nn.Module):
 class Game(Averaged):
     """A generator and a discriminator with the non-saturating loss and the R1 penalty.
 
-    Subclasses give `networks()`, `generate()` and `step()`.
+    Subclasses give `networks()`, `generate()`, `step()`, and the module of their pictures, which
+    has metrics(engine), plane_panels(engine) and image_panels(engine).
 
     References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1).
     """
 
     loss_label = "loss, nats"
+    pictures: ClassVar[ModuleType]
 
     latent: int = knob(8, 1, 64, label="Noise dimensions",
                        help="Dimensions of the noise that the generator is fed with.")  # fmt: skip
@@ -102,3 +107,17 @@ class Game(Averaged):
     def logits(self, z: Tensor, *given: Tensor) -> Tensor:
         """D's logit at standardised rows, (N, dim) → (N,)."""
         return self.discriminator(z, *given).squeeze(1)
+
+    def probability(self, x: Tensor, *given: Tensor) -> Tensor:
+        """D's probability of "data" at rows (N, dim) in data units: (N,)."""
+        with torch.no_grad():
+            return torch.sigmoid(self.logits(self.standardise(x), *given))
+
+    # ------------------------------------------------------------ numbers and pictures
+
+    def metrics(self) -> list[Metric]:
+        return self.pictures.metrics(self)
+
+    def panels(self) -> list[Panel]:
+        images = self.pool.dataset.kind == "images"
+        return (self.pictures.image_panels if images else self.pictures.plane_panels)(self)

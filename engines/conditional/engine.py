@@ -13,7 +13,6 @@ from engines.conditional import pictures
 from engines.conditional.networks import DISCRIMINATORS, Generator
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
-from engines.marks import Metric, Panel
 from engines.players import Game
 from engines.probes import Probe
 
@@ -40,6 +39,7 @@ class Conditional(Game):
     )
     paper = "Mirza & Osindero, 2014: Conditional Generative Adversarial Nets"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Class beside x": {"told": "concatenation"},
         "D is not told the class": {"told": "not told"},
@@ -139,18 +139,5 @@ class Conditional(Game):
         with torch.no_grad():
             return self.unstandardise(self.averaged(z, y))
 
-    def probability(self, x: Tensor, y: Tensor) -> Tensor:
-        """D(x, y) for rows (N, dim) in data units and classes (N,): (N,)."""
-        with torch.no_grad():
-            return torch.sigmoid(self.logits(self.standardise(x), y))
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
     def probes(self) -> list[Probe]:
         return pictures.probes(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

@@ -39,11 +39,6 @@ TAUGHT_HELP = (
 )
 
 
-def panels(engine: Conditional) -> list[Panel]:
-    kind = engine.pool.dataset.kind
-    return image_panels(engine) if kind == "images" else plane_panels(engine)
-
-
 def alone(engine: Conditional) -> int:
     """The class that is shown alone: the one chosen, or the last there is."""
     return min(engine.shown_class, engine.classes.count - 1)

@@ -156,8 +156,7 @@ class GAN(Averaged):
         self._courses.clear()
 
     def refresh(self) -> None:
-        self._blurred: dict[Any, Tensor] = {}
-        self._smooth: dict[str, Tensor] = {}
+        self._fields: dict[float, Tensor] = {}  # the data's, by the width of the kernel
 
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""

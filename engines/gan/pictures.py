@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from engines.gan import course
-from engines.kde import kde, through_kernel
+from engines.gan.course import GRID
+from engines.kde import kde
 from engines.marks import Arrows, Bars, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.metrics import COVERED, REACH, mode_report
 from engines.pictures import (
     centres,
     data_points,
-    exact_field,
     noise_grid,
     numpy,
     sheet,
@@ -28,7 +28,6 @@ from engines.probes import reference
 if TYPE_CHECKING:
     from engines.gan.engine import GAN
 
-GRID = 64  # cells a side of the two fields of probabilities
 ARROWS = 150
 FOR_KERNEL = 4000  # samples that the generator's density is estimated from
 MESH = 25
@@ -114,7 +113,7 @@ def image_panels(gan: GAN) -> list[Panel]:
 
 def kernel(gan: GAN) -> float:
     """The kernel's standard deviation in data units."""
-    return gan.bandwidth * float(gan.pool.std.square().mean().sqrt())
+    return gan.bandwidth * course.scale(gan)
 
 
 def discriminator(gan: GAN) -> list[Mark]:
@@ -135,7 +134,8 @@ def discriminator(gan: GAN) -> list[Mark]:
 
 def optimal(gan: GAN) -> list[Mark]:
     box, h = gan.pool.dataset.extent, kernel(gan)
-    p, q = data_field(gan), kde(gan.sample(FOR_KERNEL), box, GRID, h)
+    blur = h if gan.blur_data or not gan.pool.dataset.exact else 0.0
+    p, q = course.data_field(gan, blur), kde(gan.sample(FOR_KERNEL), box, GRID, h)
     # a kernel averages over 4πh²: of so many samples q̂ is made, where p = q
     support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
     if gan.game.ratio and gan.pack == 1:
@@ -144,20 +144,6 @@ def optimal(gan: GAN) -> list[Mark]:
         best, hi, label = p / (p + q) - 0.5, 0.5, "estimate of the best D − ½"
     best = torch.where(support < 4, math.nan, best)
     return [verdict(best, box, label, hi)]
-
-
-def data_field(gan: GAN) -> Tensor:
-    """p in the cells of the grid, (GRID, GRID): exact where there is a density."""
-    dataset, h = gan.pool.dataset, kernel(gan)
-    exact = exact_field(dataset)
-    blur = h if gan.blur_data or exact is None else 0.0
-    if blur not in gan._blurred:
-        if exact is None:
-            p = kde(gan.pool.train[:10_000], dataset.extent, GRID, h)
-        else:
-            p = through_kernel(torch.from_numpy(exact), dataset.extent, GRID, blur)
-        gan._blurred = {blur: p.to(gan.device)}
-    return gan._blurred[blur]
 
 
 def warp(gan: GAN) -> list[Mark]:

@@ -13,7 +13,6 @@ from engines.data.base import Pool
 from engines.info import pictures
 from engines.info.information import Codes, Read, category_terms, continuous_terms, split
 from engines.knobs import knob
-from engines.marks import Metric, Panel
 from engines.nets import adam
 from engines.players import Game, Perceptron
 
@@ -44,6 +43,7 @@ class InfoGAN(Game):
     )
     paper = "Chen et al., 2016: InfoGAN: Interpretable Representation Learning"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Codes need not be told (λ = 0)": {"information": 0.0},
         "Four codes only": {"categories": 4},
@@ -152,11 +152,3 @@ class InfoGAN(Game):
         """The category (N,) that the reader takes rows (N, dim) in data units for."""
         with torch.no_grad():
             return self.read(self.standardise(x)).logits.argmax(1)
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

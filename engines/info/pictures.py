@@ -29,12 +29,8 @@ LINES, ALONG = 3, 41  # noises that a code is swept over for each category, and 
 COLUMNS = 10
 
 
-def panels(engine: InfoGAN) -> list[Panel]:
-    own = image_panels if engine.pool.dataset.kind == "images" else plane_panels
-    return [*own(engine), *shared(engine)]
-
-
 def shared(engine: InfoGAN) -> list[Panel]:
+    """Of the plane and of images."""
     k = engine.categories
     return [
         Panel("told", "Code given, code read", partial(told, engine),
@@ -69,7 +65,7 @@ def plane_panels(engine: InfoGAN) -> list[Panel]:
                   help="Everything else stands still while one continuous code runs through its "
                   "range, from faint to strong. Long lines: the code decides where in a group a sample lies."),
         )  # fmt: skip
-    return own
+    return [*own, *shared(engine)]
 
 
 def which(engine: InfoGAN) -> int:
@@ -131,6 +127,7 @@ def image_panels(engine: InfoGAN) -> list[Panel]:
               help="The held-out images that Q is surest of. It has only ever been shown samples. A row of "
               "one kind of digit is a class that "
               "was found without a label; an empty row is a code that no image was read as."),
+        *shared(engine),
     ]  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from engines.knobs import knob
-from engines.marks import Metric, Panel
 from engines.players import Game, Perceptron
 from engines.style import pictures
 from engines.style.networks import Generator, mixed, truncated
@@ -42,6 +41,7 @@ class StyleGAN(Game):
     )
     paper = "Karras, Laine & Aila, 2019: A Style-Based Generator Architecture for GANs"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "A linear mapping": {"depth": 0},
         "Never mixed in training": {"mixing": 0.0},
@@ -131,16 +131,3 @@ class StyleGAN(Game):
         w = self.style(self.randn(n, self.latent, generator=generator))
         z = self.averaged.synthesis(self.averaged.broadcast(w))
         return self.unstandardise(self.noisy(z, generator))
-
-    def probability(self, x: Tensor) -> Tensor:
-        """D(x) at rows (N, dim) in data units: (N,)."""
-        with torch.no_grad():
-            return torch.sigmoid(self.logits(self.standardise(x)))
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

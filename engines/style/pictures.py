@@ -28,11 +28,6 @@ PAIRS, STEPS = 200, 24  # lines that detours are measured on, and points of each
 MEASURED, AMONG = 1000, 5000
 
 
-def panels(engine: StyleGAN) -> list[Panel]:
-    own = image_panels if engine.pool.dataset.kind == "images" else plane_panels
-    return own(engine)
-
-
 def layers(engine: StyleGAN) -> str:
     k, most = engine.crossover, engine.LAYERS
     return f"{k} layers of one source, {most - k} of another"
