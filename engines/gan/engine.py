@@ -15,11 +15,11 @@ from engines.adversarial import Averaged
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
 from engines.gan.course import Course
-from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope
+from engines.gan.losses import LOSSES, Loss, equation, slope_from_one, squared_slope
 from engines.gan.numbers import numbers
 from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
-from engines.knobs import action, knob
+from engines.knobs import Above, action, knob
 from engines.marks import Metric, Panel
 from engines.nets import mlp
 
@@ -82,7 +82,7 @@ class GAN(Averaged):
                       help="D is fed with so many sines of each point as well, of fixed random pitch: "
                       "they let a small network see what is fine.")  # fmt: skip
     focus: int = knob(150, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
-                      when={"waves": tuple(range(1, 129))},
+                      when={"waves": Above(0)},
                       help="D sees the coarse waves first, as if all points were blurred, and the blur "
                       "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
     d_lr: float = knob(2.5e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
@@ -98,7 +98,7 @@ class GAN(Averaged):
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
     r2: float = knob(0.5, 0.0, 10.0, live=True, label="R2 penalty",
                      help="The same on the samples: it also calms D where there are no data.")  # fmt: skip
-    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade",
+    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade", when={"r1 or r2": Above(0)},
                      help="Both penalties halve every so many steps, down to a tenth: first the "
                      "shares of modes are found, then their shapes; 0 keeps them as they are.")  # fmt: skip
     slope_one: float = knob(0.0, 0.0, 20.0, live=True, label="Gradient penalty",
@@ -118,10 +118,10 @@ class GAN(Averaged):
     averaging: int = knob(50, 1, 10_000, log=True, live=True,
                           help="The samples shown and measured are the generator's with its weights "
                           "averaged over about so many updates; 1 shows the newest weights.")  # fmt: skip
-    bandwidth: float = knob(0.08, 0.02, 0.5, log=True, view=True,
+    bandwidth: float = knob(0.08, 0.02, 0.5, log=True, view=True, kinds=("plane",),
                             help="Width of the kernel in the estimate of the best D, in standard "
                             "deviations of the data.")  # fmt: skip
-    blur_data: bool = knob(True, view=True, label="Blur p like q̂",
+    blur_data: bool = knob(True, view=True, label="Blur p like q̂", kinds=("plane",),
                            help="See p through q̂'s kernel, so that equal densities give ½. Off: the "
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
@@ -135,6 +135,10 @@ class GAN(Averaged):
         if dataset.kind == "sequence":
             return "The GAN here makes points and pictures, not sequences of steps or tokens."
         return None
+
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        return equation(*(knobs[name] for name in ("loss", "r1", "r2", "slope_one", "clip")))
 
     # ------------------------------------------------------------ training
 

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from engines.data.base import Pool
 from engines.info import pictures
 from engines.info.information import Codes, Read, category_terms, continuous_terms, split
-from engines.knobs import knob
+from engines.knobs import Above, knob
 from engines.nets import adam
 from engines.players import Game, Perceptron
 
@@ -61,7 +61,7 @@ class InfoGAN(Game):
     information: float = knob(0.3, 0.0, 5.0, live=True, label="Weight of information (λ)",
                               help="How much the generator gains by samples that tell their code; "
                               "0 is a GAN with an audience that may read along.")  # fmt: skip
-    swept: int = knob(1, 1, 4, view=True, label="Continuous code swept",
+    swept: int = knob(1, 1, 4, view=True, label="Continuous code swept", when={"continuous": Above(0)},
                       help="Which continuous code runs from −1 to 1 in the pictures; the last "
                       "there is, if there are fewer.")  # fmt: skip
 
