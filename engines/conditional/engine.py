@@ -98,11 +98,7 @@ class Conditional(Game):
 
     def step(self) -> dict[str, Tensor]:
         """One update of D, then one of G. Returns both losses, without the penalty."""
-        index = torch.randint(
-            len(self.pool.train), (self.batch,), generator=self.rng, device=self.device
-        )
-        real = self.standardise(self.pool.rows(index, self.rng))
-        y = self.classes.labels[index]
+        real, y = self.told_rows()
         # the samples of D's turn are asked for the classes of the data beside them
         with torch.no_grad():
             fake = self.generate(self.generator, y, self.rng)
@@ -113,6 +109,20 @@ class Conditional(Game):
         self._average()
         self.shares.lerp_(self.wanted(), self.FOLLOWING)
         return {"discriminator": discriminator, "generator": loss.detach()}
+
+    def told_rows(self) -> tuple[Tensor, Tensor]:
+        """A batch of standardised rows (batch, dim) and their classes (batch,).
+
+        Where classes are places, rows that are drawn afresh have them, too; elsewhere it is the
+        labelled rows alone that have any.
+        """
+        if self.classes.places:
+            x = self.pool.batch(self.batch, self.rng)
+            return self.standardise(x), self.classes.of(x)
+        index = torch.randint(
+            len(self.pool.train), (self.batch,), generator=self.rng, device=self.device
+        )
+        return self.standardise(self.pool.rows(index, self.rng)), self.classes.labels[index]
 
     # ------------------------------------------------------------ the model
 
