@@ -69,6 +69,9 @@ class StyleGAN(Game):
 
     # ------------------------------------------------------------ training
 
+    def refresh(self) -> None:
+        self._mean_style = self._mean_key = None
+
     def networks(self, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
         return (
             Generator(self.latent, self.depth, self.styles, self.width, self.LAYERS, self.dim, rng),
@@ -104,9 +107,14 @@ class StyleGAN(Game):
 
     @torch.no_grad()
     def mean_style(self) -> Tensor:
-        """w̄ = E[f(z)] of the averaged generator over always the same noises, (W,)."""
-        rng = torch.Generator(self.device).manual_seed(6_000_011)
-        return self.averaged.mapping(self.randn(FOR_MEAN, self.latent, generator=rng)).mean(0)
+        """w̄ = E[f(z)] of the averaged generator over always the same noises, (W,); kept until its
+        weights change."""
+        key = tuple((id(p), p._version) for p in self.averaged.mapping.parameters())
+        if self._mean_key != key:
+            rng = torch.Generator(self.device).manual_seed(6_000_011)
+            noise = self.randn(FOR_MEAN, self.latent, generator=rng)
+            self._mean_style, self._mean_key = self.averaged.mapping(noise).mean(0), key
+        return self._mean_style
 
     @torch.no_grad()
     def style(self, z: Tensor, psi: float | None = None) -> Tensor:
