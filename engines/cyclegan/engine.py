@@ -153,7 +153,12 @@ class CycleGAN(Adversarial):
             total = total + 2 * self.identity * self._moved(x, y, wanted)
         self._descend(self.g_adam, self.generators, total, self.g_lr)
         self.average.update(self.generators, self.age)
-        return {"discriminator": loss_d, "generator": fooled.detach(), "cycle": missed.detach()}
+        # means over both directions, each of them
+        return {
+            "discriminator": loss_d,
+            "generator": fooled.detach() / 2,
+            "cycle": missed.detach(),
+        }
 
     def _update_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
         """One step of both; real and fake (2, N, 2), of Y and of X. Returns their mean loss."""

@@ -178,7 +178,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         found = estimate(category_terms(read, codes.category))
     most = math.log(engine.categories)
     out = [
-        Metric("information", found.value, "nats", se=found.se, floor=most,
+        Metric("information", found.value, "nats", "lower bound", se=found.se, floor=most,
                label="I(c; x), at least",
                help="L_I = E log Q(c|x) + H(c), on the samples shown: never more than I(c; x), "
                f"which is at most H(c) = log {engine.categories} = {most:.4g}. Below 0 the reader "
@@ -188,7 +188,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         with torch.no_grad():
             found = estimate(continuous_terms(read, codes.continuous))
         out.append(
-            Metric("continuous", found.value, "nats", se=found.se, label="I(u; x), at least",
+            Metric("continuous", found.value, "nats", "lower bound", se=found.se, label="I(u; x), at least",
                    help="The same for all continuous codes together. It has no ceiling: a number "
                    "can be told to any precision.")
         )  # fmt: skip
