@@ -36,6 +36,8 @@ def read(text: str, **names) -> Tensor:
         ("γψ", "gamma*psi"), ("γ(|ψ|", "gamma*(abs(psi)"), ("γ|v|", "gamma*abs(v)"),
     ):  # fmt: skip
         text = text.replace(written, python)
+    for letter, rows in (("p", "x"), ("q", "y")):
+        text = re.sub(rf"E_\{{{letter}\}}\|∇[fD]\|\*\*2", f"mean(slope({rows})**2)", text)
     text = re.sub(r"\|∇[fD]\((.+?)\)\|", r"slope(\1)", text)
     text = re.sub(r"E(_\{[pq]\})?\[", "mean(", text).replace("]", ")")
     known = {

@@ -173,12 +173,12 @@ def equation(loss: str, r1: float, r2: float, slope_one: float, clip: float) -> 
     f = "D" if loss == "least squares" else "f"
     of_d = game.of_d
     for weight, term in (
-        (r1, f"½R_{{1}}E_{{p}}[|∇{f}(x)|^{{2}}]"),
-        (r2, f"½R_{{2}}E_{{q}}[|∇{f}(y)|^{{2}}]"),
+        (r1, f"½R_{{1}}E_{{p}}|∇{f}|^{{2}}"),
+        (r2, f"½R_{{2}}E_{{q}}|∇{f}|^{{2}}"),
         (slope_one, f"λE[(|∇{f}(ux + (1 − u)y)| − 1)^{{2}}]"),
     ):
         of_d += f" + {term}" if weight > 0 else ""
-    where = "y = G(z)"
+    where = "y\u00a0=\u00a0G(z)"  # never over two lines
     if game.plays_value:
         where += ",  D = σ(f)"
     if loss == "Wasserstein" and clip > 0:
