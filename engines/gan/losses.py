@@ -120,8 +120,8 @@ class Loss:
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[..., Tensor]
-    of_d: str
-    of_g: str
+    of_d: str = ""
+    of_g: str = ""
     relative: bool = False
     probability: Callable[[Tensor], Tensor] | None = torch.sigmoid
     zero: bool = False
