@@ -130,6 +130,12 @@ class Engine(Knobbed):
         """None, or the reason why it cannot be trained on the dataset with these knobs (all)."""
         return None
 
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        """The equation that a page shows under these knobs (all): `objective`, unless it depends
+        on them."""
+        return cls.objective
+
     def start(self, pool: Pool) -> None:
         """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""
         self.pool = pool

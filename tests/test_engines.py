@@ -14,7 +14,7 @@ import torch
 from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
 from engines.knobs import Knob
 from engines.pictures import centres
-from tests.each import EACH, quick
+from tests.each import EACH, context, quick
 from tests.frames import unfit
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -326,10 +326,7 @@ def test_every_knob_at_both_ends_and_one_past_each(engine, name):
             10**400,
         ]
     for value in good:
-        context = {
-            k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()
-        }
-        run = start(engine, where(entry), knobs={**context, name: value})
+        run = start(engine, where(entry), knobs={**context(engine, entry), name: value})
         try:
             run.train(steps=2)
         except Diverged as error:
@@ -368,16 +365,16 @@ def another(entry: Knob, value):
 def test_every_training_knob_changes_training(engine, name):
     kind = ENGINES[engine]
     entry = kind.knobs[name]
-    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
-    value = kind.complete(context)[name]
+    beside = context(engine, entry)
+    value = kind.complete(beside)[name]
     outcomes = []
     for v in (value, another(entry, value)):
         if entry.live:  # moved while it runs
-            run = start(engine, where(entry), knobs=context)
+            run = start(engine, where(entry), knobs=beside)
             run.train(steps=2)
             assert run.set(name, v) is False
         else:
-            run = start(engine, where(entry), knobs={**context, name: v})
+            run = start(engine, where(entry), knobs={**beside, name: v})
         try:
             run.train(steps=20)
         except Diverged:
@@ -399,8 +396,8 @@ def test_every_view_knob_changes_the_frame_and_only_the_frame(engine, name):
 
     kind = ENGINES[engine]
     entry = kind.knobs[name]
-    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
-    run = start(engine, where(entry), knobs=context).train(steps=5)
+    beside = context(engine, entry)
+    run = start(engine, where(entry), knobs=beside).train(steps=5)
 
     def picture() -> list[str]:
         frame = run.frame()
