@@ -72,7 +72,7 @@ class Session:
             "family": kind.family,
             "title": kind.title,
             "tagline": kind.tagline,
-            "objective": kind.objective,
+            "objective": kind.formula(self.experiment.knobs),
             "look_for": kind.look_for,
             "paper": kind.paper,
             "dataset": self.experiment.dataset,
@@ -416,6 +416,11 @@ class Session:
     def controls(self) -> dict[str, Any]:
         """The engine's knobs with their values, its actions and comparisons."""
         kind, data = ENGINES[self.experiment.engine], self.experiment.data_kind
+        # a change of what means nothing on these data would be no change
+        offered = [
+            label for label, changes in kind.compare.items()
+            if any(kind.knobs[name].suits(data) for name in changes)
+        ]  # fmt: skip
         return {
             "key": f"engine {kind.name} on {data}",
             "where": "engine",
@@ -426,7 +431,7 @@ class Session:
                 if entry.kind != "payload" and entry.suits(data)
             ],
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
-            "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
+            "compare": {"offered": offered, "chosen": self.beside_labels()},
             "seed": self.experiment.seed,
             "heard": {k: n for k, n in self._turns.items() if k in kind.knobs},
             "beside": [dict(changes) for changes in self.experiment.beside],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -78,6 +78,10 @@ class Engine(Knobbed):
     probe_rows: ClassVar[int] = 10_000
     # what a density shown as a picture is, where `field_log_prob` is cheaper than log_prob
     field_note: ClassVar[str] = ""
+    # cells a side of that picture, how many of them are looked at closely, points a side in these;
+    # and how many points are worked out a frame, None for all at once
+    field_grid: ClassVar[tuple[int, int, int]] = (100, 400, 5)
+    field_rows: ClassVar[int | None] = None
     # own metrics whose course is drawn as a curve: name → title and unit
     followed: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # what to try when the run diverges
@@ -126,6 +130,12 @@ class Engine(Knobbed):
         """None, or the reason why it cannot be trained on the dataset with these knobs (all)."""
         return None
 
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        """The equation that a page shows under these knobs (all): `objective`, unless it depends
+        on them."""
+        return cls.objective
+
     def start(self, pool: Pool) -> None:
         """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""
         self.pool = pool
@@ -156,6 +166,11 @@ class Engine(Knobbed):
     def field_log_prob(self, x: Tensor) -> Tensor:
         """What pictures of the density take for log_prob: the same, unless that is too dear."""
         return self.log_prob(x)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """`field_log_prob` of the model as it stands, for engines with `field_rows`: a picture that
+        is made a piece a frame must not be of several models."""
+        return self.field_log_prob
 
     def probe_log_prob(self, x: Tensor) -> Tensor:
         """What live numbers take for log_prob: the same, unless that is too dear."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,7 @@ class Lane:
         self.field: np.ndarray | None = None  # density on the grid, shared by two panels
         self.field_key: Any = None
         self.field_at = self.field_cost = 0.0
+        self.field_job: Iterator[np.ndarray | None] | None = None  # a field in the making
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)
 
@@ -105,7 +107,7 @@ class Lane:
         self.probes = probes(self.engine)
         for cache in (self.panels, self.drawn_at, self.probed_at, self.probed_key):
             cache.clear()
-        self.field, self.field_key = None, None
+        self.field, self.field_key, self.field_job = None, None, None
         # the rows of the table keep their places, and are blank until measured again
         gone = measured - {name for probe in self.probes for name in probe.names}
         blank = {"value": math.nan, "se": None, "floor": None, "step": -1}

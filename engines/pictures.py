@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,15 +61,42 @@ def cell_average(
     most from their neighbours are then averaged over sub × sub points, since a mode may be
     smaller than a cell and an edge may run through it.
     """
-    grid = centres(box, n, device)
-    density = log_prob(grid).exp().nan_to_num(0.0, 0.0, 0.0)
-    field = density.reshape(1, 1, n, n)
+    (field,) = cell_averages(log_prob, box, n, refine, sub, device)
+    return field
+
+
+def cell_averages(
+    log_prob: Callable[[Tensor], Tensor],
+    box: Box,
+    n: int,
+    refine: int,
+    sub: int,
+    device: torch.device | str = "cpu",
+    rows: int | None = None,
+) -> Iterator[np.ndarray | None]:
+    """`cell_average` in pieces of so many rows: None after each but the last, which is the field."""
+
+    def density(x: Tensor) -> Iterator[Tensor]:
+        for part in x.split(rows or len(x)):
+            yield log_prob(part).exp().nan_to_num(0.0, 0.0, 0.0)
+
+    grid, found = centres(box, n, device), []
+    for part in density(grid):
+        if found:
+            yield None
+        found.append(part)
+    values = torch.cat(found)
+    field = values.reshape(1, 1, n, n)
     above = torch.nn.functional.max_pool2d(field, 3, 1, 1)
     below = -torch.nn.functional.max_pool2d(-field, 3, 1, 1)
     rough = (above - below).flatten().topk(min(refine, n * n)).indices
-    fine = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2)
-    density[rough] = log_prob(fine).exp().nan_to_num(0.0, 0.0, 0.0).reshape(-1, sub * sub).mean(1)
-    return numpy(density.reshape(n, n)).astype(np.float32)
+    fine, found = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2), []
+    for part in density(fine):
+        if rows:
+            yield None
+        found.append(part)
+    values[rough] = torch.cat(found).reshape(-1, sub * sub).mean(1)
+    yield numpy(values.reshape(n, n)).astype(np.float32)
 
 
 _fields: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()  # read-only, for all visitors
@@ -136,6 +163,33 @@ def data_points(engine: Engine, n: int = SAMPLES, opacity: float = 0.45) -> Poin
     )
 
 
+def pixels(dataset: Dataset, x: Tensor) -> np.ndarray:
+    """Rows of images (…, dim) in data units → (…, H, W) float32 in [0, 1], what `Images` takes."""
+    shape = (*x.shape[:-1], *dataset.shape[-2:])
+    return np.clip(numpy(x) / dataset.levels, 0, 1).reshape(shape).astype(np.float32)
+
+
+def sheet(
+    engine: Engine, x: Tensor, columns: int, label: str, tags: list[str] | None = None, **more
+) -> Images:
+    """Images (N, dim) in data units, `columns` of them in a row."""
+    return Images(pixels(engine.pool.dataset, x), columns, tags, label, **more)
+
+
+def verdict(field: Tensor, box: Box, label: str = "D(x) − ½", hi: float = 0.5) -> Heat:
+    """What a discriminator says in the cells of a grid, (n, n), less its middle, which is pale."""
+    return Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)
+
+
+def noise_grid(n: int, dim: int, device: torch.device) -> Tensor:
+    """Crossings of n × n lines (n², dim ≥ 2) that cut N(0, I)'s first two dimensions into cells
+    of equal probability, from its 1 % to its 99 % quantile; the other dimensions are 0."""
+    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, n, device=device))
+    z = torch.zeros(n * n, dim, device=device)
+    z[:, :2] = torch.cartesian_prod(edge, edge)
+    return z
+
+
 def _plane(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
@@ -150,10 +204,21 @@ def _plane(lane: Lane) -> list[Panel]:
         now = time.perf_counter()
         key = (engine.step_count, lane.acts, tuple(getattr(engine, k) for k in engine.knobs))
         rested = now - lane.field_at >= 10 * lane.field_cost
-        if lane.field is None or (lane.field_key != key and (lane.fresh or rested)):
-            lane.field = cell_average(engine.field_log_prob, box, device=engine.device)
-            lane.field_key, lane.field_at = key, now
-            lane.field_cost = time.perf_counter() - now
+        at_once = lane.field is None or lane.fresh
+        if lane.field_job is not None and at_once:
+            lane.field_job = None
+        stale = lane.field_key != key and (at_once or rested)
+        if lane.field is None or lane.field_job is not None or stale:
+            if lane.field_job is None:
+                lane.field_key, lane.field_at, lane.field_cost = key, now, 0.0
+                rows = None if at_once else engine.field_rows
+                lane.field_job = cell_averages(
+                    engine.frozen(), box, *engine.field_grid, engine.device, rows
+                )
+            # a dear one is made a piece a frame, of the model as it stood at the first
+            if (field := next(lane.field_job)) is not None:
+                lane.field, lane.field_job = field, None
+            lane.field_cost += time.perf_counter() - now
         return lane.field
 
     def model() -> list[Mark]:
@@ -171,7 +236,7 @@ def _plane(lane: Lane) -> list[Panel]:
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        ratio, epsilon = log_ratio(density(), field, box)
+        ratio, epsilon = log_ratio(density(), density_field(dataset, engine.field_grid[0]), box)
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
                      label=f"log (q+ε)/({p}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
@@ -300,26 +365,20 @@ def _line(lane: Lane) -> list[Panel]:
 
 def _images(lane: Lane) -> list[Panel]:
     engine = lane.engine
-    dataset = engine.pool.dataset
-    height, width = dataset.shape
-    scale = dataset.levels  # a row of data runs from 0 to this
-
-    def sheet(rows: Tensor) -> np.ndarray:
-        return np.clip(numpy(rows).reshape(-1, height, width) / scale, 0, 1).astype(np.float32)
 
     def samples() -> list[Mark]:
-        return [Images(sheet(engine.sample(100)), 10, label="samples of the model")]
+        return [sheet(engine, engine.sample(100), 10, "samples of the model")]
 
     def data() -> list[Mark]:
-        return [Images(sheet(engine.pool.test[:100]), 10, label="held-out data", static=True)]
+        return [sheet(engine, engine.pool.test[:100], 10, "held-out data", static=True)]
 
     def neighbours() -> list[Mark]:
         from engines.metrics import nearest
 
         drawn = engine.sample(30)
         found = engine.pool.train[nearest(drawn, engine.pool.train.float())[1]]
-        pairs = torch.stack([drawn, found.float()], 1).reshape(-1, height * width)
-        return [Images(sheet(pairs), 10, label="sample, then its nearest training image")]
+        pairs = torch.stack([drawn, found.float()], 1).flatten(0, 1)
+        return [sheet(engine, pairs, 10, "sample, then its nearest training image")]
 
     panels = [
         Panel("samples", _name(lane, "Samples of the model"), samples, "the same noise all along",

@@ -14,6 +14,7 @@ from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.pictures import centres
 from tests.contract import PLANES, another, equal, start, taken, weights
 from tests.each import EACH
+from tests.frames import unfit
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -78,6 +79,7 @@ def test_every_engine_trains_on_every_dataset(engine, dataset):
     frame = run.frame()
     assert frame.step == 3 and frame.panels and frame.metrics
     assert len({(p.lane, p.id) for p in frame.panels}) == len(frame.panels)
+    assert unfit(frame.panels) == []
 
 
 @pytest.mark.parametrize("engine", EACH)

@@ -12,7 +12,7 @@ import torch
 from engines import ENGINES, BadInput, Diverged, Experiment
 from engines.base import Engine
 from tests.contract import KNOBS, another, equal, panel_bytes, start, taken, weights, where
-from tests.each import EACH, quick
+from tests.each import EACH, context, quick
 
 
 @functools.cache  # many a knob's end is its default, and so the same run
@@ -50,10 +50,7 @@ def test_every_knob_at_both_ends_and_one_past_each(engine, name):
             10**400,
         ]
     for value in good:
-        context = {
-            k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()
-        }
-        knobs = ENGINES[engine].complete({**context, name: value})
+        knobs = ENGINES[engine].complete({**context(engine, entry), name: value})
         trains_and_is_shown(engine, where(entry), json.dumps(knobs))
     for value in bad:
         with pytest.raises(BadInput) as refused:
@@ -83,14 +80,14 @@ def learnt(engine: str, dataset: str, knobs: str, moved: str) -> tuple | None:
 def test_every_training_knob_changes_training(engine, name):
     kind = ENGINES[engine]
     entry = kind.knobs[name]
-    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
-    value = kind.complete(context)[name]
+    beside = context(engine, entry)
+    value = kind.complete(beside)[name]
     same, other = {name: value}, {name: another(entry, value)}
     if entry.live:  # moved while it runs
         # where an engine does something of its own when a knob is moved, it is moved in both
-        pairs = [(context, {} if kind.changed is Engine.changed else same), (context, other)]
+        pairs = [(beside, {} if kind.changed is Engine.changed else same), (beside, other)]
     else:
-        pairs = [(context, {}), ({**context, **other}, {})]
+        pairs = [(beside, {}), ({**beside, **other}, {})]
     a, b = (
         learnt(engine, where(entry), json.dumps(kind.complete(begin)), json.dumps(moved))
         for begin, moved in pairs
@@ -107,8 +104,8 @@ def test_every_view_knob_changes_the_frame_and_only_the_frame(engine, name):
 
     kind = ENGINES[engine]
     entry = kind.knobs[name]
-    context = {k: (v if isinstance(v, str | bool | int) else v[0]) for k, v in entry.when.items()}
-    run = start(engine, where(entry), knobs=context).train(steps=5)
+    beside = context(engine, entry)
+    run = start(engine, where(entry), knobs=beside).train(steps=5)
 
     def picture() -> list[str]:
         frame = run.frame()

@@ -16,7 +16,7 @@ from engines import Experiment
 from engines.gan import GAN, LOSSES
 from engines.gan.course import COLUMNS, WIDTH, Course, divergence, jensen_shannon, round_up
 from engines.marks import Curves, Heat
-from tests.test_gan import PLAIN, linear, marks, started
+from tests.gans import PLAIN, linear, marks, started
 
 # ---------------------------------------------------------------- what is kept
 

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.find import find
+from tests.browser.stage import Stage
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [
@@ -143,3 +144,13 @@ def shared() -> Iterator[Shared]:
     one = Shared()
     yield one
     one.close()
+
+
+@pytest.fixture
+def stage(browser: Browser) -> Iterator[Stage]:
+    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield Stage(page)
+    page.context.close()
+    assert faults == []

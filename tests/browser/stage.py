@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from app.pack import Known, pack
 from app.view import ASSETS, LIVE_JS, PLOTLY_JS
@@ -113,6 +111,45 @@ class Stage:
               return [xaxis.p2d(sx / n / ratio), yaxis.p2d(sy / n / ratio)];
             }""", colour))  # fmt: skip
 
+    def reach(self, colour: str, panel: int = 0) -> tuple[float, float, float, float]:
+        """x0, x1, y0, y1, in the axes' units, of the pixels that have a role's colour."""
+        return tuple(self.page.evaluate(
+            """([name, panel]) => {
+              const canvas = document.querySelectorAll('.gp-plot > canvas')[panel];
+              const hex = getComputedStyle(document.body).getPropertyValue('--gp-' + name).trim();
+              const want = [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
+              const { width, height } = canvas;
+              const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+              let [x0, x1, y0, y1] = [width, 0, height, 0];
+              for (let i = 0; i < data.length; i += 4) {
+                if (want.some((v, c) => Math.abs(data[i + c] - v) > 40)) continue;
+                const [x, y] = [(i / 4) % width + .5, Math.floor(i / 4 / width) + .5];
+                [x0, x1, y0, y1] = [Math.min(x0, x), Math.max(x1, x), Math.min(y0, y), Math.max(y1, y)];
+              }
+              const ratio = width / canvas.clientWidth;
+              const { xaxis, yaxis } = document.querySelectorAll('.gp-axes')[panel]._fullLayout;
+              return [xaxis.p2d(x0 / ratio), xaxis.p2d(x1 / ratio),
+                yaxis.p2d(y1 / ratio), yaxis.p2d(y0 / ratio)];
+            }""", [colour, panel]))  # fmt: skip
+
+    def colour_at(self, x: float, y: float) -> list[int]:
+        """Red, green and blue of the first canvas at a place given in the axes' units."""
+        return self.page.evaluate(
+            """([x, y]) => {
+              const canvas = document.querySelector('.gp-plot canvas');
+              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
+              const ratio = canvas.width / canvas.clientWidth;
+              const at = [xaxis.d2p(x) * ratio, yaxis.d2p(y) * ratio].map(Math.round);
+              return [...canvas.getContext('2d').getImageData(...at, 1, 1).data].slice(0, 3);
+            }""", [x, y])  # fmt: skip
+
+    def move(self, value: float, panel: int = 0) -> None:
+        """Move a panel's slider, as a hand would."""
+        self.page.evaluate(
+            """([value, panel]) => { const i = document.querySelectorAll('.gp-slider input')[panel];
+            i.value = value; i.dispatchEvent(new Event('input')); }""", [value, panel])  # fmt: skip
+        self.page.wait_for_timeout(100)
+
     def sent(self, name: str) -> list[dict]:
         return [data for event, data in self.page.evaluate("sent") if event == name]
 
@@ -125,16 +162,6 @@ class Stage:
               return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
             }""", [x, y])  # fmt: skip
         self.page.mouse.move(px, py)
-
-
-@pytest.fixture
-def stage(browser: Browser) -> Iterator[Stage]:
-    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield Stage(page)
-    page.context.close()
-    assert faults == []
 
 
 def dot(x: float, y: float) -> Points:

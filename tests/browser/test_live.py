@@ -12,18 +12,12 @@ from playwright.sync_api import Browser
 
 from engines.marks import (
     Frame,
-    Images,
     Panel,
-    Points,
-    Slider,
     Surface,
 )
-from tests.browser import stage as bare
 from tests.browser.stage import BOX, Stage, corner, dot, readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-stage = bare.stage
 
 
 # ---------------------------------------------------------------- painting
@@ -78,51 +72,6 @@ def test_the_field_lies_where_the_readout_says(stage: Stage) -> None:
         })"""
     )
     assert sum(colours[0][:3]) < sum(colours[1][:3]) - 200  # much is dark, nothing is paper
-
-
-@pytest.mark.parametrize("time", [0.0, 0.25, 1.0])
-def test_the_slider_runs_through_keyframes(stage: Stage, time: float) -> None:
-    keys = np.array([0.0, 0.5, 1.0])
-    xy = np.array([[[-2.0, 0.0]], [[0.0, 2.0]], [[2.0, 0.0]]])
-    mark = Points(xy, "lost", size=8, opacity=1.0, keys=keys)
-    stage.show(mark, slider=Slider("t", 0, 1, 1.0, ("noise", "data")))
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    expected = (-2 + 4 * time, {0.0: 0.0, 0.25: 1.0, 1.0: 0.0}[time])
-    assert stage.spot("lost") == pytest.approx(expected, abs=0.06)
-
-
-@pytest.mark.parametrize(("time", "frame"), [(0.0, 0), (0.9, 0), (1.0, 1), (1.6, 1), (2.0, 2)])
-def test_images_are_shown_as_they_were_drawn(stage: Stage, time: float, frame: int) -> None:
-    """The last keyframe that was reached, and never a mixture of two."""
-    pixels = np.full((3, 2, 4, 4), np.nan)
-    pixels[1:, 0], pixels[2:, 1] = 1.0, 0.0  # the second image is white, once it is there
-    mark = Images(pixels, 2, keys=np.arange(3.0))
-    panel = Panel("p", "P", [mark], slider=Slider("pixels", 0, 2, 2.0))
-    stage.send(Frame(1, 0.0, 0.0, [], [panel]))
-    stage.page.wait_for_function("window.playground.ready")
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    seen = stage.page.evaluate(
-        """() => [2, 7].map(x => {
-          const canvas = document.querySelector('.gp-plot canvas');
-          const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-          const ratio = canvas.width / canvas.clientWidth;
-          const at = [xaxis.d2p(x) * ratio, yaxis.d2p(2) * ratio].map(Math.round);
-          return canvas.getContext('2d').getImageData(...at, 1, 1).data[1];
-        })"""
-    )
-    colour = {"nothing": range(215, 244), "ink": range(60), "paper": range(245, 256)}
-    expected = [("nothing", "nothing"), ("ink", "nothing"), ("ink", "paper")]
-    for green, name in zip(seen, expected[frame], strict=True):
-        assert green in colour[name], (seen, name)
-    # wrong twin: the keyframe before or after is another picture
-    others = [e for k, e in enumerate(expected) if k != frame]
-    assert all(any(g not in colour[n] for g, n in zip(seen, e, strict=True)) for e in others)
 
 
 def test_a_panel_that_did_not_change_is_not_painted_again(stage: Stage) -> None:

@@ -17,12 +17,9 @@ from engines.marks import (
     Panel,
     Paths,
 )
-from tests.browser import stage as bare
 from tests.browser.stage import BOX, Stage, corner, dot
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-stage = bare.stage
 
 
 HOSTILE = '<img src=x onerror="window.hurt=1"> & <b>bold</b>'

@@ -152,6 +152,27 @@ def test_a_live_knob_arrives_while_it_runs(page):
     button(page, "Pause").click()
 
 
+def test_what_a_knob_leaves_without_meaning_is_hidden_and_the_equation_follows(server, browser):
+    start = Experiment("ring8", "gan", knobs={"loss": "hinge", "r1": 0.0, "r2": 0.0})
+    page = open_page(browser, f"{server.url}#{to_hash(start)}")
+    try:
+        fade, equation = page.locator("[data-knob=fade]"), page.locator(".gp-equation")
+        expect(page.locator("[data-knob=r2]")).to_be_visible(timeout=15_000)
+        expect(equation).to_contain_text("max(0, 1 − f(x))")
+        expect(fade).to_be_hidden()
+        box = page.locator("[data-knob=r2] input.value")
+        box.fill("0.5")
+        box.press("Enter")
+        expect(fade).to_be_visible()
+        expect(equation).to_contain_text("|∇f|")
+        page.locator("[data-knob=loss] label", has_text="Wasserstein").click()
+        expect(page.locator("[data-knob=clip]")).to_be_visible()
+        expect(equation).not_to_contain_text("max(0, 1 − f(x))")
+        assert page.faults == []
+    finally:
+        page.context.close()
+
+
 def test_a_restarting_knob_restarts_and_undo_brings_the_run_back(page):
     button(page, "+10").click()
     wait_step(page, "s === 10")

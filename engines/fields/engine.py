@@ -1,0 +1,167 @@
+"""What engines that learn a field in noise have in common."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from engines import nets
+from engines.base import Engine
+from engines.data.base import Dataset, Pool
+from engines.fields import ode
+from engines.fields.exact import ExactPath
+from engines.fields.network import Field
+from engines.knobs import knob
+
+
+class FieldModel(Engine):
+    """A `Field` fitted by least squares, with averaged weights, and a density by its ODE.
+
+    Subclasses give `network`, `loss`, `sample`; and, where an ODE carries data to noise, `drift`,
+    `drift_jacobian`, `times` and `log_base`. Data are standardised by one scale for all columns, so
+    that round noise is round in data units too, and the exact field is known there (`exact`).
+    """
+
+    loss_label: ClassVar[str] = "squared error"
+
+    lr: float = knob(
+        2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first thousand steps.",
+    )  # fmt: skip
+    batch: int = knob(512, 16, 4096, log=True, live=True, help="Data points, each with noise of "
+                      "its own, in each update.")  # fmt: skip
+    width: int = knob(128, 16, 256, log=True, help="Units in each hidden layer.")
+    hidden: int = knob(3, 1, 5, label="Hidden layers", help="Hidden layers of the network.")
+    waves: int = knob(
+        64, 0, 256, label="Sine features",
+        help="Fixed random sines of x that the network sees beside x, in the plane only, each only "
+             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+    )  # fmt: skip
+    averaged: bool = knob(
+        True, view=True, label="Averaged weights",
+        help="Show the network with weights averaged over recent steps, or the weights themselves.",
+    )  # fmt: skip
+
+    WARM, BEGIN, POWER = 100, 1000, 0.5  # steps of warming up; then lr falls as (BEGIN/t)^POWER
+    AVERAGE = 0.999
+    FINEST = 16.0  # of the waves, radians per standard deviation of the data
+    field_grid: ClassVar[tuple[int, int, int]] = (64, 150, 3)
+    field_rows: ClassVar[int | None] = 1024
+    TILE = 1024  # rows at a time, so that activations stay in the cache
+    STEPS_DENSITY, STEPS_PROBE, STEPS_FIELD = 40, 20, 8  # of the ODE: asked for; live; pictures
+    probe_rows: ClassVar[int] = 1000
+
+    @classmethod
+    def accepts(cls, dataset: Dataset) -> str | None:
+        if dataset.kind in ("plane", "images"):
+            return None
+        return f"The {cls.title} here takes points of the plane and pictures."
+
+    # ------------------------------------------------------------ to be implemented
+
+    def network(self, rng: torch.Generator) -> Field:
+        """The network, its first weights drawn from `rng`."""
+        waves = self.waves if self.dim == 2 else 0
+        return Field(self.dim, self.width, self.hidden, rng, waves, self.FINEST)
+
+    def loss(self, z: Tensor) -> Tensor:
+        """The loss on standardised rows (N, dim), 0-d, with noise from `self.rng`."""
+        raise NotImplementedError
+
+    def drift(self, z: Tensor, t: float) -> Tensor:
+        """dz/dt of the shown network's ODE, (N, dim) → (N, dim)."""
+        raise NotImplementedError
+
+    def drift_jacobian(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """`drift`, and its Jacobian (N, dim, dim)."""
+        raise NotImplementedError
+
+    def times(self, steps: int) -> Sequence[float]:
+        """Times from data to noise, steps + 1 of them."""
+        raise NotImplementedError
+
+    def log_base(self, z: Tensor) -> Tensor:
+        """Log-density of the noise at the last of `times`, (N, dim) → (N,)."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ training
+
+    def start(self, pool: Pool) -> None:
+        super().start(pool)
+        self._std = self._std.square().mean().sqrt().expand(self.dim).clone()
+        self.net = self.network(self.rng)
+        self.average = nets.Average(self.net, copy.deepcopy(self.net), self.AVERAGE)
+        self.optimiser = nets.adam(self.net.parameters(), self.lr)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._exact: ExactPath | None = None
+        if self.dim == 2 and ExactPath.known(self.pool.dataset):
+            self._exact = ExactPath(self.pool.dataset, self._mean, float(self._std[0]))
+
+    def step(self) -> dict[str, Tensor]:
+        z = self.standardise(self.pool.batch(self.batch, self.rng))
+        loss = self.loss(z)
+        t = self.age + 1
+        pace = min(t / self.WARM, (self.BEGIN / t) ** self.POWER, 1)
+        nets.set_lr(self.optimiser, self.lr * pace)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.average.update(self.net, t)
+        return {"loss": loss.detach()}
+
+    # ------------------------------------------------------------ the model
+
+    @property
+    def shown(self) -> Field:
+        """The network that is looked at, sampled and measured: averaged, or as it is."""
+        return self.average.module if self.averaged else self.net
+
+    @property
+    def exact(self) -> ExactPath | None:
+        """The data's exact field in noise, in standardised units; None where it is not known."""
+        return self._exact
+
+    @property
+    def has_density(self) -> bool:
+        # in many dimensions the Jacobian of every step of the ODE costs as many passes
+        return self.dim == 2 and type(self).drift_jacobian is not FieldModel.drift_jacobian
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats by the ODE from data to noise, (N, 2) → (N,)."""
+        return self.log_density(self.STEPS_DENSITY)(x)
+
+    def field_log_prob(self, x: Tensor) -> Tensor:
+        return self.log_density(self.STEPS_FIELD)(x)
+
+    def probe_log_prob(self, x: Tensor) -> Tensor:
+        return self.log_density(self.STEPS_PROBE)(x)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        as_it_stands = copy.copy(self)
+        as_it_stands.net, as_it_stands.averaged = copy.deepcopy(self.shown), False
+        return as_it_stands.field_log_prob
+
+    def log_density(self, steps: int) -> Callable[[Tensor], Tensor]:
+        """The log-density (N, 2) → (N,) by so many steps of the ODE."""
+        if not self.has_density:
+            raise NotImplementedError(f"The {self.title} has a density here in the plane only.")
+        times = self.times(steps)
+
+        def tile(x: Tensor) -> Tensor:
+            z, log_det = ode.carried(self.drift_jacobian, self.standardise(x), times)
+            return self.log_base(z) + log_det - self.log_std
+
+        return lambda x: torch.cat([tile(part) for part in x.split(self.TILE)])
+
+
+def log_normal(z: Tensor, sigma: float = 1.0) -> Tensor:
+    """log N(z; 0, σ² I), (N, d) → (N,)."""
+    d = z.shape[1]
+    return -0.5 * (z / sigma).square().sum(1) - d * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
