@@ -15,6 +15,7 @@ from engines import DATASETS, ENGINES, BadInput, Diverged, Experiment, Run
 from engines.knobs import Knob
 from engines.pictures import centres
 from tests.each import EACH, quick
+from tests.frames import unfit
 
 ROOT = pathlib.Path(__file__).parent.parent
 KNOBS = [
@@ -121,6 +122,7 @@ def test_every_engine_trains_on_every_dataset(engine, dataset):
     frame = run.frame()
     assert frame.step == 3 and frame.panels and frame.metrics
     assert len({(p.lane, p.id) for p in frame.panels}) == len(frame.panels)
+    assert unfit(frame.panels) == []
 
 
 @pytest.mark.parametrize("engine", EACH)

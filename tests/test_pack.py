@@ -31,7 +31,7 @@ from engines.marks import (
     Points,
     Slider,
 )
-from tests.frames import BOX, HOSTILE, check, every_mark, frame_of, rng, through
+from tests.frames import BOX, HOSTILE, check, every_mark, frame_of, rng, through, unfit
 
 # ---------------------------------------------------------------- round trips
 
@@ -161,6 +161,23 @@ def test_keyframes_of_a_heat_share_one_scale_or_bring_their_own(scale: str) -> N
     assert np.array_equal(own["keys"], keys.astype(np.float32))
     # a frame of nothing has a scale all the same
     assert np.isfinite(through(Heat(0 * values, BOX, hi=0 * tops, keys=keys))["values"]).all()
+
+
+def test_keyframes_that_do_not_fit_are_told_from_those_that_do() -> None:
+    """The contract of tests/test_engines.py asks every engine's panels."""
+    slider = Slider("t", 0, 1, 0)
+    keyed = {kind: mark for kind, mark in every_mark().items() if hasattr(mark, "keys")}
+    for kind, mark in keyed.items():
+        assert unfit([Panel("p", "P", [mark], slider=slider)]) == []
+        wrong = [mark.keys[:-1], mark.keys + 0.5, mark.keys[[0, 2, 1, *range(3, len(mark.keys))]]]
+        wrong += [] if kind == "Paths" else [None, mark.keys[::-1]]
+        for keys in wrong:
+            twin = dataclasses.replace(mark, keys=keys)
+            assert unfit([Panel("p", "P", [twin], slider=slider)]), (kind, keys)
+        assert unfit([Panel("p", "P", [mark])]), "no slider"
+    assert unfit([Panel("p", "P", [Points(np.zeros((3, 2)))], slider=slider)]), "nothing to slide"
+    heat = dataclasses.replace(keyed["Heat"], hi=np.ones(3))
+    assert unfit([Panel("p", "P", [heat], slider=slider)]), "four frames, three scales"
 
 
 def test_what_keyframes_cost() -> None:
