@@ -101,9 +101,10 @@ class ScoreMatching(FieldModel):
         help="Moves of each chain from its beginning to the sample, all together.",
     )  # fmt: skip
     eta: float = knob(
-        1.2, 0.05, 2.0, log=True, live=True, label="Langevin step η",
+        1.2, 0.05, 4.0, log=True, live=True, label="Langevin step η",
         help="Noise of a move in units of σ (in tenths of the data's standard deviation where "
-             "nothing was learnt in noise); its drift grows as the square.",
+             "nothing was learnt in noise); its drift grows as the square, and from 2 on chains fly "
+             "off.",
     )  # fmt: skip
     metropolis: bool = knob(
         False, live=True, label="Metropolis correction",
@@ -187,9 +188,17 @@ class ScoreMatching(FieldModel):
         return [Level(sigma, self.eta * (sigma or self.UNIT), self.moves)]
 
     def begin(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Where n chains begin: a round cloud as wide as the data in the first level's noise."""
-        wide = math.sqrt(1 + self.rungs()[0].sigma ** 2)
-        return wide * self.randn(n, self.dim, generator=rng)
+        """Where n chains begin, (n, d): annealed, in a round cloud as wide as the data in the
+        largest noise; or else anywhere in the picture, or, of images, at any pixels."""
+        rng = rng or self.view_rng
+        if self.method == MANY and self.annealed:
+            return math.sqrt(1 + self.sigma_max**2) * self.randn(n, self.dim, generator=rng)
+        u = torch.rand(n, self.dim, generator=rng, device=self.device)
+        if self.dim != 2:
+            return self.standardise(u * self.pool.dataset.levels)
+        x0, x1, y0, y1 = self.pool.dataset.extent
+        low, side = u.new_tensor([x0, y0]), u.new_tensor([x1 - x0, y1 - y0])
+        return self.standardise(low + u * side)
 
     @property
     def how(self) -> dict[str, Any]:

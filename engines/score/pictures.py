@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from engines.marks import (
-    Arrows, Bars, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points, Slider,
+    Arrows,
+    Bars,
+    Curve,
+    Curves,
+    Heat,
+    Images,
+    Mark,
+    Panel,
+    Paths,
+    Points,
+    Slider,
 )  # fmt: skip
 from engines.pictures import centres, data_points, density_field, numpy
 from engines.score import numbers
@@ -19,9 +29,9 @@ if TYPE_CHECKING:
     from engines.score.engine import ScoreMatching
 
 ARROWS, FIELD, LEVELS = 18, 36, 7  # a side, cells a side, keyframes of the noise
-DATA, FRAMES, TAILS = 400, 9, 24  # points in noise; keyframes of chains; chains with a tail
+DATA, FRAMES, TAILS = 400, 9, 10  # points in noise; keyframes of chains; chains with a tail
 BINS = 40
-WRONG = 1.0  # σ|s − s*| at which the error's colour is full
+WRONG = 0.5  # of the relative error, at which its colour is full
 
 
 def panels(engine: ScoreMatching) -> list[Panel]:
@@ -107,7 +117,9 @@ def fields(engine: ScoreMatching) -> list[Panel]:
         return [noisy(), Arrows(feet, framed(frames), keys=keys, label="learned score")]
 
     def exact() -> list[Mark]:
-        frames = [drawn(found[0], sigma, longest) for found, sigma in zip(truth, sigmas, strict=True)]
+        frames = [
+            drawn(found[0], sigma, longest) for found, sigma in zip(truth, sigmas, strict=True)
+        ]
         density = [numpy(found[2].exp().reshape(FIELD, FIELD)) for found in truth]
         hi = np.array([d.max() for d in density])
         heat = Heat(framed(density), box, hi=hi if len(hi) > 1 else float(hi[0]), keys=keys,
@@ -118,10 +130,11 @@ def fields(engine: ScoreMatching) -> list[Panel]:
     def error() -> list[Mark]:
         at, frames = places(engine, FIELD), []
         for found, sigma in zip(truth, sigmas, strict=True):
-            far = unit(sigma) * torch.linalg.vector_norm(engine.learned(at, sigma) - found[1], dim=1)
-            frames.append(numpy(far.reshape(FIELD, FIELD)))
+            far = torch.linalg.vector_norm(engine.learned(at, sigma) - found[1], dim=1)
+            whole = torch.linalg.vector_norm(found[1], dim=1) + 1 / unit(sigma)
+            frames.append(numpy((far / whole).reshape(FIELD, FIELD)))
         return [Heat(framed(frames), box, "lost", hi=WRONG, gamma=0.7, keys=keys,
-                     label="σ|s − s*|")]  # fmt: skip
+                     label="|s − s*| / (|s*| + 1/σ)")]  # fmt: skip
 
     where = "no noise" if sigmas == [0.0] else f"at σ = {sigmas[0]:g}" if slider is None else ""
     unknown = "" if truth else "the exact one is not known here"
@@ -137,10 +150,11 @@ def fields(engine: ScoreMatching) -> list[Panel]:
                   "small", slider, hz=0.5,
                   help="The slope of the true log-density of the data in noise: what there is to "
                        "learn at this σ."),
-            Panel("score_error", "Learned − exact score", error, "σ|s − s*|, full colour at 1", box,
+            Panel("score_error", "Learned − exact score", error, "|s − s*| / (|s*| + 1/σ)", box,
                   "small", slider, hz=2,
-                  help="Length of the difference, in units of 1/σ. Where little noise leaves no "
-                       "data, nothing is learnt: chains that pass there go astray."),
+                  help="Length of the difference against that of the exact score, at least 1/σ. "
+                       "Where little noise leaves no data nothing is learnt, and chains that pass "
+                       "there go astray."),
         ]  # fmt: skip
     return out
 
@@ -156,7 +170,10 @@ def chains(engine: ScoreMatching) -> list[Panel]:
         return numpy(engine.unstandardise(engine.cleaned(engine.course().places[-1])))
 
     def model() -> list[Mark]:
-        return [data_points(engine, 600, 0.35), Points(final(), "model", label="chains at their end")]
+        return [
+            data_points(engine, 600, 0.35),
+            Points(final(), "model", label="chains at their end"),
+        ]
 
     def walks() -> list[Mark]:
         trace = engine.course()
@@ -184,7 +201,9 @@ def chains(engine: ScoreMatching) -> list[Panel]:
                 cell = np.linspace(edges[i][0], edges[i][-1], len(truth) + 1)
                 side = edges[1 - i][-1] - edges[1 - i][0]
                 p = truth.mean(axis=i) * side
-                lines.append(Curve(f"{name}, exact", (cell[1:] + cell[:-1]) / 2, p, role, dash=True))
+                lines.append(
+                    Curve(f"{name}, exact", (cell[1:] + cell[:-1]) / 2, p, role, dash=True)
+                )
             else:
                 held = numpy(pool.test)[:, i]
                 p = np.histogram(held, edges[i])[0] / len(held) / (edges[i][1] - edges[i][0])
@@ -197,8 +216,8 @@ def chains(engine: ScoreMatching) -> list[Panel]:
         Panel("model", "Samples of the model", model, "where chains end; data in blue", box, "large",
               hz=10, help="Langevin chains after their last move, always with the same noise."),
         Panel("chains", "Chains on their way", walks, f"{n} moves, {steps}", box, "large", slider,
-              hz=2, help="All chains under the slider, from the round cloud that they begin in; "
-                         "the ways of some of them fade towards their beginning."),
+              hz=2, help="All chains under the slider, from where they begin to where they end; the "
+                         "ways of some of them fade towards their beginning."),
         Panel("marginals", "One coordinate at a time", marginals,
               "chains, and dashed what is right", None, "wide", hz=2,
               help="Histograms of the chains' two coordinates; dashed, the data's."),
