@@ -91,7 +91,7 @@ def test_slices_measure_the_fisher_divergence(k):
     one = lambda x: 0.3 * x @ COV - 0.5  # noqa: E731
     two = lambda x: -0.9 * x + 0.2  # noqa: E731
     fisher = lambda s: float(0.5 * (s(z) - exact(z)).square().sum(1).mean())  # noqa: E731
-    measured = lambda s: float(losses.sliced(s, z, along).mean())  # noqa: E731
+    measured = lambda s: losses.sliced(s, z, along).mean().item()  # noqa: E731
     constant = 0.5 * float(exact(z).square().sum(1).mean())
     for s in (one, two, exact):
         assert measured(s) == pytest.approx(fisher(s) - constant)
