@@ -216,6 +216,23 @@ def test_annealed_chains_on_the_exact_score_draw_from_the_data():
     assert sliced_w2(fresh[0], stuck.numpy()) > 3 * sliced_w2(*fresh)
 
 
+def test_fitted_noise_keeps_what_is_noise_in_a_chain():
+    run = Experiment("moons", "score", knobs={"width": 16, "eta": 1.5}).start("cpu")
+    sigma = 0.3
+    point = lambda z, s: -z / s**2  # noqa: E731
+
+    def spread(how):
+        z = sigma * normals(40_000, 1)
+        levels = [langevin.Level(sigma, run.engine.eta * sigma, 30)]
+        return float(langevin.end(point, z, levels, rng(1), **how).std())
+
+    assert spread(run.engine.how) == pytest.approx(sigma, rel=0.02)
+    run.set("fitted", False)
+    assert spread(run.engine.how) == pytest.approx(sigma / math.sqrt(1 - 1.5**2 / 4), rel=0.02)
+    run.set("metropolis", True)
+    assert run.engine.how["metropolis"] is True
+
+
 def test_tweedies_formula_is_the_mean_of_what_was_there():
     # of N(0, v) in noise σ the mean of z₀ given z is v/(v + σ²) z
     z, sigma = normals(10, 1), 0.7

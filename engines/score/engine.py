@@ -101,7 +101,7 @@ class ScoreMatching(FieldModel):
         help="Moves of each chain from its beginning to the sample, all together.",
     )  # fmt: skip
     eta: float = knob(
-        1.2, 0.05, 4.0, log=True, live=True, label="Langevin step η",
+        1.0, 0.05, 4.0, log=True, live=True, label="Langevin step η",
         help="Noise of a move in units of σ (in tenths of the data's standard deviation where "
              "nothing was learnt in noise); its drift grows as the square, and from 2 on chains fly "
              "off.",
@@ -110,6 +110,12 @@ class ScoreMatching(FieldModel):
         False, live=True, label="Metropolis correction",
         help="Accept or refuse each move, so that large steps do no harm. The ratio of densities "
              "that it asks for is the score's integral along the move, by Simpson's rule.",
+    )  # fmt: skip
+    fitted: bool = knob(
+        True, live=True, label="Noise fitted to the step",
+        when={"method": MANY, "annealed": True, "metropolis": False},
+        help="Lessen the noise of each move to √(1 − η²/4) of Langevin's, by which what is noise in "
+             "a chain stays σ: else large moves make it too hot, and rare modes too full.",
     )  # fmt: skip
     noise: float = knob(
         1.0, 0.0, 2.0, live=True, when={"metropolis": False},
@@ -202,7 +208,16 @@ class ScoreMatching(FieldModel):
 
     @property
     def how(self) -> dict[str, Any]:
-        return {"noise": self.noise, "metropolis": self.metropolis}
+        """The noise of the moves, times ε, and whether they are accepted or refused.
+
+        Of a lone point in noise σ a move keeps 1 − η²/2 of what is there and adds η κ σ: it stays
+        σ if κ² = 1 − η²/4 (as in consistent annealed sampling, Jolicoeur-Martineau, Piché-Taillefer,
+        Tachet des Combes & Mitliagkas 2021, Adversarial score matching and improved sampling).
+        """
+        noise = self.noise
+        if self.fitted and self.annealed and self.method == MANY:
+            noise *= math.sqrt(max(0.0, 1 - self.eta**2 / 4))
+        return {"noise": noise, "metropolis": self.metropolis}
 
     def cleaned(self, z: Tensor) -> Tensor:
         """Chains at their end (N, d) → samples: without the last noise, if that is asked for."""
