@@ -309,6 +309,12 @@ def test_what_is_not_known_is_said():
     panels = {panel.id: panel for panel in known.frame(measure=False).panels}
     sliders = [panels[i].slider for i in ("score", "score_exact", "score_error")]
     assert {s.linked for s in sliders} == {"noise"} and "not known" not in panels["score"].subtitle
+    # uniform squares have no slope but in noise; and the two ends of the noise may meet
+    for name, knobs in (("checkerboard", {"method": SLICED}),
+                        ("moons", {"sigma_min": 0.5, "sigma_max": 0.5})):  # fmt: skip
+        run = Experiment(name, "score", knobs={"width": 16, **knobs}).start("cpu").train(steps=2)
+        shown = {panel.id for panel in run.frame(measure=False).panels}
+        assert ("score_exact" in shown) == (name == "moons")
     heat = panels["score_error"].marks[0]
     assert heat.keys[0] == pytest.approx(math.log10(0.02)) and len(heat.values) == len(heat.keys)
 

@@ -254,6 +254,8 @@ class ScoreMatching(FieldModel):
         if self.method != MANY:
             return [self.rungs()[0].sigma]
         low, high = self.sigma_min, self.sigma_max
+        if high < 1.01 * low:
+            return [low]
         return [low * (high / low) ** (i / (n - 1)) for i in range(n)]
 
     def metrics(self) -> list[Metric]:

@@ -73,20 +73,16 @@ def drawn(score: Tensor, sigma: float, longest: float) -> np.ndarray:
                  * (longest * r / (1 + r)))  # fmt: skip
 
 
-def exact_on_grid(engine: ScoreMatching, sigmas: list[float]) -> list[tuple[Tensor, ...]] | None:
-    """Of each level the exact score at arrows and at cells, and log p at cells; kept.
-
-    None where the exact field is not known, or not finite: uniform squares have none at σ = 0.
-    """
+def exact_on_grid(engine: ScoreMatching, sigmas: list[float]) -> list[tuple[Tensor, ...]]:
+    """Of each level the exact score at arrows and at cells, and log p at cells; kept."""
     key = tuple(sigmas)
     if engine._grid_key != key:
-        exact, found = engine.exact, []
         at, cells = places(engine, ARROWS), places(engine, FIELD)
-        for sigma in sigmas if exact else ():
-            found.append((exact.score(at, 1.0, sigma), exact.score(cells, 1.0, sigma),
-                          exact.log_prob(cells, 1.0, sigma)))  # fmt: skip
-        good = bool(found) and all(torch.isfinite(part).all() for f in found for part in f[:2])
-        engine._grid_key, engine._grid_exact = key, found if good else None
+        engine._grid_exact = [
+            (f.score(at, 1.0, s), f.score(cells, 1.0, s), f.log_prob(cells, 1.0, s))
+            for f in [engine.exact] for s in sigmas
+        ]  # fmt: skip
+        engine._grid_key = key
     return engine._grid_exact
 
 
@@ -100,7 +96,7 @@ def fields(engine: ScoreMatching) -> list[Panel]:
     keys, slider, sigmas = level_slider(engine)
     longest = 0.95 * (box[1] - box[0]) / ARROWS
     feet = numpy(centres(box, ARROWS, engine.device))
-    truth = exact_on_grid(engine, sigmas)
+    known = numbers.known(engine, sigmas)
 
     def noisy() -> Points:
         x = engine.pool.test[:DATA]
@@ -117,6 +113,7 @@ def fields(engine: ScoreMatching) -> list[Panel]:
         return [noisy(), Arrows(feet, framed(frames), keys=keys, label="learned score")]
 
     def exact() -> list[Mark]:
+        truth = exact_on_grid(engine, sigmas)
         frames = [
             drawn(found[0], sigma, longest) for found, sigma in zip(truth, sigmas, strict=True)
         ]
@@ -129,7 +126,7 @@ def fields(engine: ScoreMatching) -> list[Panel]:
 
     def error() -> list[Mark]:
         at, frames = places(engine, FIELD), []
-        for found, sigma in zip(truth, sigmas, strict=True):
+        for found, sigma in zip(exact_on_grid(engine, sigmas), sigmas, strict=True):
             far = torch.linalg.vector_norm(engine.learned(at, sigma) - found[1], dim=1)
             whole = torch.linalg.vector_norm(found[1], dim=1) + 1 / unit(sigma)
             frames.append(numpy((far / whole).reshape(FIELD, FIELD)))
@@ -137,14 +134,14 @@ def fields(engine: ScoreMatching) -> list[Panel]:
                      label="|s − s*| / (|s*| + 1/σ)")]  # fmt: skip
 
     where = "no noise" if sigmas == [0.0] else f"at σ = {sigmas[0]:g}" if slider is None else ""
-    unknown = "" if truth else "the exact one is not known here"
+    unknown = "" if known else "the exact one is not known here"
     about = "; ".join(part for part in (where, unknown or "data in noise in blue") if part)
     out = [
         Panel("score", "Learned score", learned, about, box, "small", slider, hz=4,
               help="Which way log q rises fastest. An arrow is as long as r/(1 + r) with r = σ|s|, so "
                    "that both gentle and steep slopes are seen."),
     ]  # fmt: skip
-    if truth:
+    if known:
         out += [
             Panel("score_exact", "Exact score", exact, where or "and the density in noise", box,
                   "small", slider, hz=0.5,
