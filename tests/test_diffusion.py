@@ -7,8 +7,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from engines.diffusion import Schedule, make_schedule, samplers
+from engines import DATASETS, Experiment
+from engines.diffusion import SAMPLERS, Schedule, make_schedule, samplers
 from engines.diffusion.schedules import HIGH, LOW
+from engines.fields import ExactPath, ode
+from engines.metrics import energy_distance, kl
 
 PROCESSES = [("VP", "linear"), ("VP", "cosine"), ("VE", "linear"), ("EDM", "linear")]
 float64 = torch.float64
@@ -149,3 +152,147 @@ def test_ancestral_sampling_is_ddim_with_all_of_the_noise(process, kind):
     b = list(samplers.ddim(denoise, s, s.times(12), z, rng(2), eta=1.0))[-1]
     assert torch.allclose(a, b, atol=1e-9)
     assert not torch.allclose(a, list(samplers.ddim(denoise, s, s.times(12), z))[-1], atol=0.01)
+
+
+# ---------------------------------------------------------------- with the exact score
+
+
+def exact_denoiser(path, s, wrong=1.0):
+    """E[x₀ | z] of the data themselves; told a wrong amount of noise where `wrong` is not 1."""
+
+    def denoise(z, t):
+        alpha, sigma = s.at(t)
+        return path.denoised(z, alpha, wrong * sigma)
+
+    return denoise
+
+
+@pytest.fixture(scope="module")
+def ring():
+    """A ring of soft modes, standardised; held-out rows; and the distance of fresh true ones."""
+    dataset = DATASETS["ring8soft"]()
+    pool = dataset.pool(0)
+    scale = float(pool.std.square().mean().sqrt())
+    path = ExactPath(dataset, pool.mean, scale)
+    z = lambda x: ((x - pool.mean) / scale).double().numpy()  # noqa: E731
+    held = z(pool.test[:1500])
+    floor = np.mean([
+        energy_distance(z(dataset.sample(1500, rng(50 + i))), held) for i in range(3)
+    ])  # fmt: skip
+    return path, held, float(floor)
+
+
+CLOSE = 0.004  # energy distance above the floor, whose own scatter is 0.0005
+
+
+@pytest.mark.parametrize(("process", "kind"), PROCESSES)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_the_exact_score_every_sampler_draws_the_data(ring, name, process, kind):
+    path, held, floor = ring
+    s = make_schedule(process, kind)
+    first = math.hypot(*s.at(s.high)) * torch.randn(1500, 2, generator=rng(3), dtype=float64)
+    steps = {1: 120, 2: 40}[SAMPLERS[name].evaluations]
+
+    def distance(wrong):
+        walk = samplers.walk(name, exact_denoiser(path, s, wrong), s, steps, first, rng(4), 0.5)
+        *_, z = walk
+        return energy_distance((z / s.at(s.low)[0]).numpy(), held) - floor
+
+    assert distance(1.0) < CLOSE
+    assert distance(1.3) > 2 * CLOSE, "the wrong twin: told of too much noise"
+
+
+class Optimal(torch.nn.Module):
+    """What a network with nothing left to learn gives, from the closed forms of each prediction."""
+
+    def __init__(self, path, predicts, preserving, sign=1.0):
+        super().__init__()
+        self.path, self.predicts, self.preserving, self.sign = path, predicts, preserving, sign
+
+    def forward(self, place, level, blur=None, y=None):
+        ratio = math.exp(4 * float(level.reshape(-1)[0]))
+        cos, sin = 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio)
+        x0 = self.path.denoised(place, cos, sin)
+        noise = -sin * self.path.score(place, cos, sin) * self.sign
+        size = 1.0 if self.preserving else 1 / cos  # of z against the place that is told
+        return {
+            "data": x0,
+            "noise": noise,
+            "v": cos * noise - sin * x0,
+            "score": self.path.score(place, cos, sin) / size,
+        }[self.predicts]
+
+    def with_jacobian(self, x, s, blur=None, y=None):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self(x, s, blur)
+            rows = [torch.autograd.grad(value[:, i].sum(), x, retain_graph=True)[0] for i in (0, 1)]
+        return value.detach(), torch.stack(rows, 1)
+
+
+def optimal(dataset, **knobs):
+    """An engine whose network is the optimal one, in double precision."""
+    engine = Experiment(dataset, "diffusion", knobs=knobs).start("cpu").engine
+    engine.averaged = False
+    engine.net = Optimal(engine.exact, engine.predicts, engine.process == "VP")
+    return engine
+
+
+@pytest.mark.parametrize("process", ["VP", "VE", "EDM"])
+@pytest.mark.parametrize("predicts", ["v", "noise", "data", "score"])
+def test_whatever_is_predicted_the_best_guess_is_the_same(process, predicts):
+    engine = optimal("two_gaussians", process=process, predicts=predicts)
+    s, exact = engine.noising, engine.exact
+    z = torch.randn(100, 2, generator=rng(1), dtype=float64)
+    for ratio in (0.01, 0.3, 2.0, 20.0):
+        t = s.time(ratio)
+        alpha, sigma = s.at(t)
+        here = z * math.hypot(alpha, sigma)
+        wanted = exact.denoised(here, alpha, sigma)
+        assert torch.allclose(engine.denoise(here, t), wanted, atol=2e-5)
+    # its wrong twin: a network that gives −v, −ε, −s, and for the data twice what they are
+    right = engine.net.forward
+    engine.net.forward = lambda *a: -right(*a) if predicts != "data" else 2 * right(*a)
+    assert not torch.allclose(engine.denoise(here, t), wanted, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "process", "predicts"),
+    [("ring8", "EDM", "v"), ("moons", "VP", "noise"), ("ring8soft", "VE", "data")],
+)
+def test_with_the_exact_score_the_density_is_exact(dataset, process, predicts):
+    engine = optimal(dataset, process=process, predicts=predicts)
+    x = engine.pool.test[:60].double()
+    found = engine.log_density(80)(x)
+    z, first = engine.standardise(x), engine.times(1)[0]
+    # what the ODE begins with is data in the least noise that there is
+    wanted = engine.exact.log_prob(z, math.cos(first), math.sin(first)) - engine.log_std
+    assert (found - wanted).abs().mean() < 0.004
+    assert abs(kl(wanted, found).value) < 0.002
+    assert abs(kl(engine.pool.dataset.log_prob(x), found).value) < 0.02
+    # and its wrong twin: the Jacobian of the way dropped
+    end = ode.end(engine.drift, z, engine.times(80))
+    dropped = engine.log_base(end) - engine.log_std
+    assert (dropped - wanted).abs().mean() > 0.5
+
+
+def test_the_error_of_solving_the_ode_falls_with_its_steps():
+    engine = optimal("ring8soft")
+    x = engine.pool.test[:100].double()
+    best = engine.log_density(160)(x)
+    errors = [float((engine.log_density(n)(x) - best).abs().mean()) for n in (10, 20, 40)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2], "second order: a quarter for twice the steps"
+
+
+def test_the_noise_at_the_end_is_nearly_the_datas_own():
+    # KL(p_T‖N(0, (α² + σ²) I)) in nats: what taking pure noise for the end costs
+    for name in ("unbalanced", "spirals"):
+        engine = Experiment(name, "diffusion").start("cpu").engine
+        last = engine.times(1)[1]
+        cos, sin = math.cos(last), math.sin(last)
+        z0 = engine.standardise(engine.pool.test).double()
+        z = cos * z0 + sin * torch.randn(z0.shape, generator=rng(2), dtype=float64)
+        gap = kl(engine.exact.log_prob(z, cos, sin), engine.log_base(z))
+        assert abs(gap.value) < 1e-5 + 4 * gap.se < 1e-3
+        twin = kl(engine.exact.log_prob(z, cos, sin), engine.log_base(1.1 * z))
+        assert twin.value > 1e-3

@@ -14,7 +14,7 @@ from engines.diffusion.samplers import walk
 from engines.diffusion.schedules import HIGH, LOW, Schedule, make_schedule
 from engines.fields import Field, FieldModel, ode
 from engines.fields.engine import log_normal
-from engines.knobs import knob
+from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 from engines.probes import Probe
 
@@ -97,12 +97,13 @@ class Diffusion(FieldModel):
         0.0, 0.0, 1.0, view=True, label="Fresh noise η", when={"sampler": "DDIM"},
         help="0: none, and the same noise gives the same sample; 1: as much as ancestral sampling.",
     )  # fmt: skip
-    level: float = knob(
-        0.3, 0.0, 1.0, view=True, label="Noise level shown",
-        help="The share of the way from data to noise at which the learned field is drawn.",
-    )  # fmt: skip
-
     # ------------------------------------------------------------ the process
+
+    def refresh(self) -> None:
+        super().refresh()
+        self._noised, self._gap, self._fields = None, None, {}
+        self._compared: dict[str, list[tuple[int, float]]] = {}
+        self._compared_at = 0
 
     @property
     def noising(self) -> Schedule:
@@ -191,9 +192,20 @@ class Diffusion(FieldModel):
             generator or self.view_rng, self.eta,
         )  # fmt: skip
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        *_, z = self.states(self.noise(n, generator), generator)
-        return self.unstandardise(z / self.noising.at(self.noising.low)[0])
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+    ) -> Tensor:
+        """n samples (n, dim) in data units; steps and sampler of the knobs unless told."""
+        parts = self.noise(n, generator).split(self.TILE)
+        ends = []
+        for part in parts:
+            *_, z = self.states(part, generator, steps, sampler)
+            ends.append(z)
+        return self.unstandardise(torch.cat(ends) / self.noising.at(self.noising.low)[0])
 
     # ------------------------------------------------------------ the density
 
@@ -241,6 +253,12 @@ class Diffusion(FieldModel):
         return self.unstandardise(ode.end(self.drift, z, self.times(self.STEPS_PROBE)[::-1]))
 
     # ------------------------------------------------------------ numbers and pictures
+
+    @action("Compare samplers")
+    def compare_samplers(self) -> None:
+        """Draw quality against evaluations for all samplers, on the network as it stands."""
+        with torch.no_grad():
+            self._compared, self._compared_at = numbers.compared(self), self.step_count
 
     def metrics(self) -> list[Metric]:
         return numbers.metrics(self)
