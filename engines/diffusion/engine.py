@@ -54,6 +54,15 @@ class Diffusion(FieldModel):
     principle = "score matching"
     loss_label = "squared error"
 
+    lr: float = knob(
+        4e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first thousand steps.",
+    )  # fmt: skip
+    waves: int = knob(
+        128, 0, 256, label="Sine features",
+        help="Fixed random sines of x that the network sees beside x, in the plane only, each only "
+             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+    )  # fmt: skip
     process: Literal["EDM", "VP", "VE"] = knob(
         "EDM",
         help="How noise comes: variance preserving, where the data fade; variance exploding, where "
@@ -77,11 +86,11 @@ class Diffusion(FieldModel):
         help="Training's share of each level: log σ/α normal, or as the schedule spends its time.",
     )  # fmt: skip
     middle: float = knob(
-        -1.2, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
+        -1.6, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
         help="Where most of the training's noise is; lower is finer.",
     )  # fmt: skip
     spread: float = knob(
-        1.2, 0.1, 3.0, live=True, label="Spread of log σ/α", when={"levels": "log-normal"},
+        1.4, 0.1, 3.0, live=True, label="Spread of log σ/α", when={"levels": "log-normal"},
         help="How far training's noise ranges around its middle.",
     )  # fmt: skip
     sampler: Literal["DDPM", "DDIM", "Euler", "Heun", "Euler-Maruyama", "DPM-Solver++"] = knob(
