@@ -62,8 +62,8 @@ def test_closed_forms_of_the_schedules():
     ratios = torch.tensor([exploding.at(t)[1] for t in exploding.times(4)]).log().diff()
     assert torch.allclose(ratios, ratios[:1].expand(4))
     karras = make_schedule("EDM").times(17)  # table 1 of Karras et al., with 18 values of σ
-    i = np.arange(18) / 17
-    assert karras == pytest.approx((80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    i, a, b = np.arange(18) / 17, HIGH ** (1 / 7), LOW ** (1 / 7)
+    assert karras == pytest.approx((a + i * (b - a)) ** 7)
 
 
 # ---------------------------------------------------------------- against diffusers
