@@ -108,6 +108,7 @@ class Diffusion(FieldModel):
     )  # fmt: skip
     RHO = 5.0
     STEPS_PROBE = 14
+    probe_rows, field_rows = 600, 512  # what one frame has to wait for
 
     # ------------------------------------------------------------ the process
 

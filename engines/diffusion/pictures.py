@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEYS = 9  # frames along the slider
 VERTICES = 33  # of a path, at most
-POINTS, PATHS, SHEET = 400, 60, 40
+POINTS, PATHS, SHEET = 400, 60, 64
 ARROWS, CELLS = 16, 36  # a side
 SEEN = 0.003  # of a density's peak: fainter places hardly ever meet the network
 ROLES: dict[str, Role] = {
@@ -187,7 +187,7 @@ def fields(engine: Diffusion) -> list[Panel]:
     about = "over the data's density in noise" if known else "the exact one is not known"
     out = [
         Panel("field", "The learned score", learned, f"σ² × score; {about}", box, "small", slider(),
-              hz=1, help="Where the network sends a point at this level of noise: to the mean of "
+              hz=0.5, help="Where the network sends a point at this level of noise: to the mean of "
               "all the data that it may have been. Long arrows are cut short."),
     ]  # fmt: skip
     if known:
@@ -196,7 +196,7 @@ def fields(engine: Diffusion) -> list[Panel]:
                   "small", slider(), hz=0.2,
                   help="The same for the data's own density in noise, which is known exactly."),
             Panel("field_error", "Learned − exact score", error, "in units of the noise", box,
-                  "small", slider(), hz=0.5,
+                  "small", slider(), hz=0.3,
                   help="How far the guessed noise is from its exact mean, 0.5 and more in full "
                        "colour; left out where data in noise hardly ever come."),
         ]  # fmt: skip
@@ -216,18 +216,18 @@ def images(engine: Diffusion) -> list[Panel]:
     def way() -> list[Mark]:
         u, states = backward(engine, SHEET, KEYS)
         x = torch.stack([circled(engine, z, at) for at, z in zip(u, states, strict=True)][::-1])
-        return [Images(pixels(x), keys=u[::-1], label="on the way to digits")]
+        return [Images(pixels(x), 8, keys=u[::-1], label="on the way to digits")]
 
     def guesses() -> list[Mark]:
         u, states = backward(engine, SHEET, KEYS)
         noising = engine.noising
         found = [engine.denoise(z, noising.place(at)) for at, z in zip(u, states, strict=True)]
         x = engine.unstandardise(torch.stack(found[::-1]))
-        return [Images(pixels(x), keys=u[::-1], label="what they may become")]
+        return [Images(pixels(x), 8, keys=u[::-1], label="what they may become")]
 
     def noising() -> list[Mark]:
         x = forward(engine, engine.pool.test[:SHEET].float())
-        return [Images(pixels(x), keys=keys, label="held-out digits")]
+        return [Images(pixels(x), 8, keys=keys, label="held-out digits")]
 
     about = f"{engine.sampler}, {engine.steps} steps"
     return [
@@ -268,7 +268,8 @@ def by_evaluations(engine: Diffusion) -> Panel:
 
     def curve() -> list[Mark]:
         lines = [
-            Curve(name, *np.array(found).T.clip([[1], [0.01]]), ROLES[name])
+            # dashed: under EDM the first is DDIM without noise, and would hide it
+            Curve(name, *np.array(found).T.clip([[1], [0.01]]), ROLES[name], name == "Euler")
             for name, found in engine._compared.items()
         ]
         return [Curves(lines, x_label="evaluations a sample", y_label=far, log_x=True, log_y=True)]
