@@ -41,11 +41,11 @@ def every_mark() -> dict[str, Mark]:
     keys = np.linspace(0, 1, 4)
     cov = np.einsum("kij,klj->kil", a := r.normal(size=(3, 2, 2)), a)
     return {
-        "Heat": Heat(r.random((20, 30)), BOX, gamma=1.0, lo=0.0, hi=1.0),
+        "Heat": Heat(r.random((4, 20, 30)), BOX, gamma=1.0, lo=0.0, hi=1.0, keys=keys),
         "Points": Points(r.normal(size=(4, 50, 2)), group=r.integers(0, 8, 50),
                          alpha=r.random(50), keys=keys, label="points"),
-        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True, fill=True),
-        "Arrows": Arrows(r.normal(size=(9, 2)), r.normal(size=(9, 2))),
+        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True, fill=True, keys=np.linspace(1, 0, 7)),
+        "Arrows": Arrows(r.normal(size=(9, 2)), r.normal(size=(4, 9, 2)), keys=keys),
         "Mesh": Mesh(r.normal(size=(4, 6, 5, 2)), keys=keys),
         "Ellipses": Ellipses(r.normal(size=(3, 2)), cov, np.array([0.2, 0.3, 0.5]), grouped=True),
         "Surface": Surface(r.normal(size=(12, 10)), BOX, "energy", "nats"),
