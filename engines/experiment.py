@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.base import ENGINES
+from engines.base import ENGINES, NOISE
 from engines.data.base import DATASETS, Dataset, PointsDataset, Pool
 from engines.knobs import BadInput, listed, shown
 
@@ -75,6 +75,8 @@ class Experiment:
             if self.source_options:
                 raise BadInput("source_options without a source.")
             put("source", engine.comes_from)
+        if self.source == NOISE == engine.comes_from:
+            put("source", None)
         if self.source is not None:
             put("source_options", _dataset_class(self.source).complete(self.source_options))
             if reason := engine.accepts_source(self.make_source()):
