@@ -39,7 +39,8 @@ class Experiment:
         options: changes to the dataset's options; completed likewise.
         points: (N, 2) points in place of a named dataset; use `from_points`.
         source: a second dataset, for engines that go from one to another; None is the one that
-            the engine comes from by itself.
+            the engine comes from by itself. "noise" is the same as None for those that begin with
+            noise by themselves.
         beside: up to three sets of knob changes run in lockstep on the same data and seed.
 
     Raises BadInput, one sentence, when anything does not fit.
@@ -94,6 +95,11 @@ class Experiment:
         dataset = self.make_dataset()
         if reason := engine.accepts(dataset):
             raise BadInput(reason)
+        if self.source is not None and (source := self.make_source()).shape != dataset.shape:
+            raise BadInput(
+                f"A model goes between data of one shape: {self.source} has {source.dim} numbers a "
+                f"row, {self.dataset} has {dataset.dim}."
+            )
         for knobs in self.lanes():
             if reason := engine.refuses(dataset, knobs):
                 raise BadInput(reason)

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 PIECE = 128  # rows that are paired among each other: an exact assignment grows as their cube
-EPSILON, SWEEPS = 0.02, 60  # of Sinkhorn's iteration: softness over the mean cost, and how many
+EPSILON, SWEEPS = 0.05, 100  # of Sinkhorn's iteration: softness over the mean cost, and how many
 
 
 def costs(x0: Tensor, x1: Tensor) -> Tensor:

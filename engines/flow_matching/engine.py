@@ -53,6 +53,17 @@ class FlowMatching(FieldModel):
     followed = {"straightness": ("Bend of the paths", "σ²")}
     if_diverged = "Try a smaller learning rate."
 
+    lr: float = knob(
+        4e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first thousand steps.",
+    )  # fmt: skip
+    batch: int = knob(256, 16, 4096, log=True, live=True, help="Lines from source to data in each "
+                      "update.")  # fmt: skip
+    waves: int = knob(
+        128, 0, 256, label="Sine features",
+        help="Fixed random sines of z that the network sees beside z, in the plane only, each only "
+             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+    )  # fmt: skip
     path: Literal["straight", "variance-preserving", "stochastic"] = knob(
         "straight",
         help="How a pair is joined: at even pace along a line, on an arc that keeps the cloud's "
@@ -88,6 +99,7 @@ class FlowMatching(FieldModel):
     ways: int = knob(60, 0, 300, view=True, label="Paths shown", kinds=("plane",),
                      help="How many points leave a trail in the picture of the cloud.")  # fmt: skip
 
+    STEPS_PROBE, STEPS_FIELD, STEPS_DRAWS = 12, 6, 20
     EDGE = 0.002  # nearer to either end the network is told no difference of time
     PAIRS, PAIRS_IMAGES = 8192, 4096  # that a reflow takes
     STEPS_PAIRS = 16  # of the midpoint rule, from the start of each to its end
@@ -332,7 +344,7 @@ class FlowMatching(FieldModel):
 
     def draws(self, n: int) -> Tensor:
         """n draws (n, d) of what `log_prob` describes, by its own solver the other way round."""
-        times = self.times(self.STEPS_DENSITY)[::-1]
+        times = self.times(self.STEPS_DRAWS)[::-1]
         z = self.starts(n, self.view_rng, held=True)
         ends = [ode.end(self.drift, part, times) for part in z.split(self.TILE)]
         return self.unstandardise(torch.cat(ends))
