@@ -72,12 +72,10 @@ class Experiment:
         else:
             put("options", _dataset_class(self.dataset).complete(self.options))
         engine = ENGINES[self.engine]
-        if self.source is None:
+        if self.source is None or self.source == NOISE == engine.comes_from:
             if self.source_options:
                 raise BadInput("source_options without a source.")
-            put("source", engine.comes_from)
-        if self.source == NOISE == engine.comes_from:
-            put("source", None)
+            put("source", None if engine.comes_from == NOISE else engine.comes_from)
         if self.source is not None:
             put("source_options", _dataset_class(self.source).complete(self.source_options))
             if reason := engine.accepts_source(self.make_source()):

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from app.session import Session
 from app.share import read_hash, to_hash
@@ -125,7 +124,9 @@ def test_what_is_taught_has_the_marginal_velocity_for_its_mean():
     z0, z1 = engine.paired(z1, rng(4))
     m = engine.standardise(torch.zeros(1, 2))[0].double()
     for t in (0.25, 0.7):
-        place, wanted = (x.double() for x in engine.drawn(z0, z1, torch.full((len(z0),), t), rng(5)))
+        place, wanted = (
+            x.double() for x in engine.drawn(z0, z1, torch.full((len(z0),), t), rng(5))
+        )
         design = torch.cat([place, torch.ones(len(place), 1).double()], 1)
         slope, offset = affine(m, 2.0, t)
         true = torch.cat([torch.eye(2).double() * slope, offset[None]])
@@ -149,9 +150,10 @@ def test_a_network_that_is_taught_one_point_learns_the_known_velocity():
         for t in (0.2, 0.5, 0.8):
             z = t * point + (1 - t) * torch.randn(500, 2, generator=rng(3))
             learned, known = engine.drift(z, t), (point - z) / (1 - t)
-            off = lambda v: float((learned - v).square().mean() / known.square().mean())  # noqa: E731
-            assert off(known) < 0.01
-            assert off(point - z) > 0.02 and off(-known) > 1
+            size = known.square().mean()
+            assert (learned - known).square().mean() < 0.01 * size
+            for wrong in (point - z, -known):
+                assert (learned - wrong).square().mean() > 0.02 * size
 
 
 def test_the_exact_velocity_carries_noise_to_the_data():
@@ -202,7 +204,9 @@ def test_an_entropic_plan_is_pots_and_its_draws_are_short():
         cost = ot.dist(x.numpy(), y.numpy())
         theirs = ot.sinkhorn(uniform, uniform, cost, couplings.EPSILON * cost.mean(),
                              method="sinkhorn_log", numItermax=20_000, stopThr=1e-9)  # fmt: skip
-        assert (mine * torch.from_numpy(cost)).sum() == pytest.approx((theirs * cost).sum(), rel=0.02)
+        assert (mine * torch.from_numpy(cost)).sum() == pytest.approx(
+            (theirs * cost).sum(), rel=0.02
+        )
         assert np.abs(mine.numpy() - theirs).sum() < 0.1
         assert np.abs(mine.numpy().T - theirs).sum() > 0.5
     a, b = normal(1300, 2), normal(1300, 2, seed=1) * 2 + 1  # the last piece is a short one
@@ -492,5 +496,4 @@ def test_a_source_far_away_is_carried_to_data_by_their_means_before_any_training
     with torch.no_grad():
         x = engine.draws(10_000)
     assert float(x.std()) == pytest.approx(0.5, rel=0.03)
-    assert not float(x.std()) == pytest.approx(1.5, rel=0.1)
-    assert isinstance(engine.net, nn.Module)
+    assert float(x.std()) != pytest.approx(1.5, rel=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -335,11 +336,7 @@ class FlowMatching(FieldModel):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = self.starts(n, generator or self.view_rng)
-        ends = []
-        for part in z.split(self.TILE):
-            for part in self.way(part):  # noqa: B020, PLW2901 (the last one is wanted)
-                pass
-            ends.append(part)
+        ends = [last(self.way(part)) for part in z.split(self.TILE)]
         return self.unstandardise(torch.cat(ends))
 
     def draws(self, n: int) -> Tensor:
@@ -373,3 +370,8 @@ class FlowMatching(FieldModel):
 
     def panels(self) -> list[Panel]:
         return pictures.panels(self)
+
+
+def last(states: Iterator[Tensor]) -> Tensor:
+    """The last of some states."""
+    return deque(states, maxlen=1).pop()

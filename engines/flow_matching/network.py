@@ -29,4 +29,3 @@ class LeapingField(Field):
         d = 1 + torch.log2(d + 1 / FINE) / math.log2(FINE)
         angle = d * self.beat
         return super()._told(s, y) + self.leap(torch.cat([d, angle.sin(), angle.cos()], 1))
-

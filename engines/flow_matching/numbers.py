@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,9 +85,7 @@ def by_steps(engine: FlowMatching, how: str) -> list[float]:
         times = [i / n for i in range(n + 1)]
         way = (engine.leaps(z, times) if how == "leaps"
                else ode.solve(engine.drift, z, times, ode.euler))  # fmt: skip
-        for end in way:
-            pass
-        x = engine.unstandardise(end).double().cpu().numpy()
+        x = engine.unstandardise(deque(way, maxlen=1).pop()).double().cpu().numpy()
         if not math.isfinite(x.sum()):
             out.append(math.nan)
         elif plane:

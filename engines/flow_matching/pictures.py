@@ -11,8 +11,19 @@ import torch
 from torch import Tensor
 
 from engines.flow_matching.numbers import FEW, NOISE, few
-from engines.marks import Arrows, Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points
-from engines.marks import Slider
+from engines.marks import (
+    Arrows,
+    Box,
+    Curve,
+    Curves,
+    Heat,
+    Images,
+    Mark,
+    Panel,
+    Paths,
+    Points,
+    Slider,
+)
 from engines.pictures import centres, data_points, numpy
 
 if TYPE_CHECKING:
