@@ -15,7 +15,7 @@ from engines import DATASETS, BadInput, Experiment
 from engines.data.base import Pool
 from engines.fields import ode
 from engines.fields.engine import log_normal
-from engines.flow_matching import FlowMatching, couplings, numbers
+from engines.flow_matching import FlowMatching, couplings, leaps, numbers
 from engines.flow_matching.paths import At, Path, Scales, exact_velocity
 from engines.metrics import knn_kl
 
@@ -315,35 +315,32 @@ def test_lines_that_are_paired_well_cross_less():
 def mean_velocity(a):
     """Of dz/dt = a z over [t, t + d]: (e^{ad} − 1)/d z, and a z for d = 0."""
 
-    def velocity(net, z, t, d=None):
-        d = d[:, None]
+    def mean(z, t, d):
         rate = torch.where(d > 0, torch.expm1(a * d) / d.clamp_min(1e-9), torch.tensor(a).double())
-        return rate * z, torch.ones_like(d)
+        return rate[:, None] * z if d.dim() else rate * z
 
-    return velocity
+    return mean
 
 
 def test_two_half_leaps_are_one():
-    engine = start(distil="shortcut").engine
-    engine.velocity = mean_velocity(0.8)
-    z = normal(40, 2)
-    d = 2.0 ** -(torch.arange(40) % 5).double()
-    target = engine.leap_target(z, torch.zeros(40).double(), d)
-    whole = engine.velocity(None, z, None, d)[0]
+    mean, z, nil = mean_velocity(0.8), normal(40, 2), torch.zeros(40).double()
+    d = 2.0 ** -(torch.arange(40) % (leaps.LENGTHS - 1)).double()
+    target, whole = leaps.target(mean, z, nil, d), mean(z, nil, d)
     assert torch.allclose(target, whole, atol=1e-12)
     # its wrong twin makes both halves from the same place
-    twin = engine.velocity(None, z, None, d / 2)[0]
-    assert not torch.allclose(twin, whole, atol=1e-2)
+    assert not torch.allclose(mean(z, nil, d / 2), whole, atol=1e-2)
     # the shortest halves are steps along the velocity: right to first order in their length
-    shortest = torch.full((40,), 2.0**-engine.LEAPS).double()
-    target = engine.leap_target(z, torch.zeros(40).double(), shortest)
-    assert torch.allclose(target, engine.velocity(None, z, None, shortest)[0], atol=0.02)
+    shortest = torch.full((40,), 2.0 ** (1 - leaps.LENGTHS)).double()
+    assert torch.allclose(leaps.target(mean, z, nil, shortest), mean(z, nil, shortest), atol=0.02)
+    # and from leap to leap to the end
+    for n in (1, 4):
+        *_, end = leaps.way(mean, z, [i / n for i in range(n + 1)])
+        assert torch.allclose(end, math.exp(0.8) * z, atol=1e-5)
 
 
 def test_leaps_are_drawn_where_they_fit():
-    engine = start(distil="shortcut").engine
-    t, d = engine.leaps_drawn(4000)
-    assert set((1 / d).tolist()) == {2.0**j for j in range(engine.LEAPS + 1)}
+    t, d = leaps.drawn(4000, rng())
+    assert set((1 / d).tolist()) == {2.0**j for j in range(leaps.LENGTHS)}
     assert (t >= 0).all() and (t + d <= 1).all() and ((t / d) % 1 == 0).all()
     assert (t[d == 1] == 0).all() and len(t[d == 0.25].unique()) == 4
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -11,11 +10,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from engines import nets
 from engines.data.base import Dataset, Pool
 from engines.fields import ExactPath, Field, FieldModel, ode
 from engines.fields.engine import log_normal
-from engines.flow_matching import couplings, numbers, pictures
-from engines.flow_matching.network import FINE, LeapingField
+from engines.flow_matching import couplings, leaps, numbers, pictures
+from engines.flow_matching.network import LeapingField
 from engines.flow_matching.paths import At, Path, Scales, exact_velocity, rows
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
@@ -100,12 +100,17 @@ class FlowMatching(FieldModel):
     ways: int = knob(60, 0, 300, view=True, label="Paths shown", kinds=("plane",),
                      help="How many points leave a trail in the picture of the cloud.")  # fmt: skip
 
-    STEPS_PROBE, STEPS_FIELD, STEPS_DRAWS = 12, 6, 20
+    STEPS_PROBE, STEPS_FIELD, STEPS_DRAWS = 10, 6, 12
+    best: bool = knob(
+        True, view=True, label="Best weights", when={"averaged": True}, kinds=("images",),
+        help="On images, and always on points of your own: show the averaged weights that did best on "
+             "the validation rows, before the rows are learnt by heart.",
+    )  # fmt: skip
+
     EDGE = 0.002  # nearer to either end the network is told no difference of time
     PAIRS, PAIRS_IMAGES = 8192, 4096  # that a reflow takes
     STEPS_PAIRS = 16  # of the midpoint rule, from the start of each to its end
     BLUR_TOLD = 0.2  # of what a start tells of its end
-    LEAPS = 5  # leaps of 1, 1/2 … 2⁻⁵
     LEAPING = 4  # one row of so many learns leaps
 
     @classmethod
@@ -125,10 +130,16 @@ class FlowMatching(FieldModel):
         self.reflows = 0
         super().start(pool)
         self.teacher = copy.deepcopy(self.average.module)
+        self._keep()
+
+    def _keep(self) -> None:
+        """From now on remember the weights that do best on validation rows, if rows are few."""
+        if self.pool.finite:
+            self.kept = nets.Best(copy.deepcopy(self.net))
 
     def refresh(self) -> None:
         super().refresh()
-        self._path, self._pairs = Path(self.path, self.bump), None
+        self._path, self._pairs, self._held = Path(self.path, self.bump), None, None
         self._known: dict[str, list[Tensor]] = {}  # exact fields of pictures, which never change
         self._source_mean = torch.zeros(self.dim, device=self.device)
         self._source_scale = 1.0
@@ -139,6 +150,7 @@ class FlowMatching(FieldModel):
     def feed(self, pool: Pool) -> None:
         self.reflows = 0  # pairs of the old data
         super().feed(pool)
+        self._keep()
 
     def starts(self, n: int, rng: torch.Generator, held: bool = False) -> Tensor:
         """n rows (n, d) of the source, standardised as the data are; held-out ones if wanted."""
@@ -160,7 +172,29 @@ class FlowMatching(FieldModel):
     def step(self) -> dict[str, Tensor]:
         if self.reflow_every and self.age and self.age % self.reflow_every == 0:
             self.reflow()
-        return super().step()
+        losses = super().step()
+        if self.pool.finite and not self.reflows and self.step_count % nets.Best.EVERY == 0:
+            net = self.average.module
+            self.kept.offer(net, self.held_loss(net), self.step_count + 1)
+        return losses
+
+    @torch.no_grad()
+    def held_loss(self, net: Field) -> Tensor:
+        """The loss on validation rows, 0-d: always with the same starts at the same times."""
+        if self._held is None:
+            rng = torch.Generator(self.device).manual_seed(6_000_023 * (self.seed + 1))
+            z = self.standardise(self.pool.val[: nets.Best.ROWS].float())
+            t = torch.rand(len(z), generator=rng, device=self.device)
+            self._held = *self.drawn(*self.paired(z, rng), t, rng), t
+        place, wanted, t = self._held
+        got, k = self.velocity(net, place, t)
+        return ((got - wanted) / k).square().mean()
+
+    @property
+    def shown(self) -> Field:
+        if self.averaged and self.best and self.pool.finite and self.kept.found:
+            return self.kept.module
+        return super().shown
 
     def paired(self, z1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Ends (x₀, x₁) of the lines that training draws, for data rows x₁ (N, d)."""
@@ -187,35 +221,17 @@ class FlowMatching(FieldModel):
         n = len(z) // self.LEAPING if self.distil == "shortcut" else 0
         t, d = self.times_drawn(len(z) - n), None
         if n:
-            leaping, length = self.leaps_drawn(n)
+            leaping, length = leaps.drawn(n, self.rng)
             t, d = torch.cat([leaping, t]), torch.cat([length, torch.zeros_like(t)])
         place, wanted = self.drawn(z0, z1, t, self.rng)
         if n:
-            wanted = torch.cat([self.leap_target(place[:n], t[:n], length), wanted[n:]])
+            mean = lambda *given: self.velocity(self.average.module, *given)[0]  # noqa: E731
+            with torch.no_grad():
+                goal = leaps.target(mean, place[:n], leaping, length)
+            wanted = torch.cat([goal, wanted[n:]])
         got, k = self.velocity(self.net, place, t, d)
         # the network's own error, which is of unit size at every t
         return ((got - wanted) / k).square().mean()
-
-    def leaps_drawn(self, n: int) -> tuple[Tensor, Tensor]:
-        """Times t and lengths d of n leaps, (n,) and (n,): d = 2⁻ʲ, and t a multiple of it."""
-        j = torch.randint(self.LEAPS + 1, (n,), generator=self.rng, device=self.device)
-        u = torch.rand(n, generator=self.rng, device=self.device)
-        parts = 2.0**j
-        return (u * parts).floor() / parts, 1 / parts
-
-    @torch.no_grad()
-    def leap_target(self, z: Tensor, t: Tensor, d: Tensor) -> Tensor:
-        """The mean velocity over [t, t + d] by two leaps of half the length, (N, d).
-
-        s(z, t, d) = ½ s(z, t, d/2) + ½ s(z′, t + d/2, d/2), z′ = z + d/2 s(z, t, d/2), with the
-        averaged network; the shortest halves are steps along the velocity itself (Frans, Hafner,
-        Levine & Abbeel 2024, One step diffusion via shortcut models).
-        """
-        net, half = self.average.module, d / 2
-        told = torch.where(half < 1.5 / FINE, 0.0, half)
-        first, _ = self.velocity(net, z, t, told)
-        second, _ = self.velocity(net, z + half[:, None] * first, t + half, told)
-        return (first + second) / 2
 
     # ------------------------------------------------------------ reflow
 
@@ -226,6 +242,8 @@ class FlowMatching(FieldModel):
         self.teacher.load_state_dict(self.average.module.state_dict())
         self.reflows += 1
         self._pairs = None
+        if self.pool.finite:
+            self.kept.forget()  # it did best on other pairs
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -320,19 +338,13 @@ class FlowMatching(FieldModel):
     def way(self, z: Tensor) -> Iterator[Tensor]:
         """A start (N, d) at each step that a sample takes: steps + 1 states."""
         times = [i / self.steps for i in range(self.steps + 1)]
-        return self.leaps(z, times) if self.distil == "shortcut" else self.followed_by(z, times)
-
-    def followed_by(self, z: Tensor, times: Sequence[float]) -> Iterator[Tensor]:
-        """z (N, d) at each of `times` by the chosen solver."""
+        if self.distil == "shortcut":
+            return self.leaps(z, times)
         return ode.solve(self.drift, z, times, ode.STEPS[self.solver])
 
     def leaps(self, z: Tensor, times: Sequence[float]) -> Iterator[Tensor]:
         """z (N, d) at each of `times` by one leap from each to the next."""
-        yield z
-        for t, then in itertools.pairwise(times):
-            d = then - t if then - t > 1.5 / FINE else 0.0
-            z = z + (then - t) * self.velocity(self.shown, z, self.now(t), self.now(d))[0]
-            yield z
+        return leaps.way(lambda *given: self.velocity(self.shown, *given)[0], z, times)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = self.starts(n, generator or self.view_rng)

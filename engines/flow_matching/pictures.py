@@ -33,7 +33,7 @@ SECTORS = 8  # colours of the places that points start from
 CLOUD, LINES, SHEET = 500, 120, 36
 KEYS = np.linspace(0, 1, 9, dtype=np.float32)
 MOST_KEYS = 16  # steps of a cloud's way that travel to the browser
-FEET, CELLS = 15, 48  # a side, of the arrows and of the field of errors
+FEET, CELLS = 15, 40  # a side, of the arrows and of the field of errors
 FAINT = 2e-3  # of a density's largest value: where there is less nobody asks for the velocity
 
 
@@ -53,7 +53,7 @@ def plane(engine: FlowMatching) -> list[Panel]:
     how = engine.coupling if not engine.reflows else f"reflow {engine.reflows}: its own paths"
     out = [
         Panel("cloud", f"From {start} to data", partial(cloud, engine), "colours: where it started",
-              box, "large", slider(), hz=4,
+              box, "large", slider(), hz=2,
               help="The same points at every time, on the very steps that a sample takes. Each keeps "
               "the colour of the place that it started from."),
         Panel("velocity", "Velocity", partial(arrows, engine),
@@ -65,7 +65,7 @@ def plane(engine: FlowMatching) -> list[Panel]:
     if engine.exact is not None:
         out.append(
             Panel("velocity_error", "Learned − exact velocity", partial(errors, engine),
-                  "|v − v*| in σ, where data in noise are", box, "small", slider(0.5), hz=1,
+                  "|v − v*| in σ, where data in noise are", box, "small", slider(0.5), hz=0.5,
                   help="How far the learned velocity is from the exact one, E[dz/dt | z], in places "
                   "that the cloud passes."))  # fmt: skip
     out.append(
@@ -190,7 +190,7 @@ def steps_panel(engine: FlowMatching) -> Panel:
                        log_x=True, log_y=True)]  # fmt: skip
 
     return Panel("by_steps", "How many steps it takes", quality, "1, 2, 4, 8 and 64", None, "wide",
-                 hz=0.25, help="How far samples made in so many steps are from the data.")  # fmt: skip
+                 hz=0.15, help="How far samples made in so many steps are from the data.")  # fmt: skip
 
 
 def images(engine: FlowMatching) -> list[Panel]:
