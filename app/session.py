@@ -455,6 +455,8 @@ class Session:
         )
         if kind.comes_from == NOISE:
             names, chosen = (NOISE, *names), chosen or NOISE
+        if len(names) < 2:
+            return []
         entry = Knob(
             chosen, name="source", kind="choice", choices=names, label="Comes from",
             help="The data that the model starts out from; the data above are where it goes.",

@@ -116,10 +116,10 @@ def probes(engine: FlowMatching) -> list[Probe]:
     def measured() -> list[Metric]:
         found = few(engine)
         how = next(iter(found))
-        word = "leap" if how == "leaps" else "Euler step"
+        words = "leaps" if how == "leaps" else "steps of Euler's method"
         return [
-            Metric(name, value, unit, floor=0.0, label=f"{n} {word}{'s' * (n > 1)}",
-                   help=f"{what} of samples made in so many steps, above that of true samples.")
+            Metric(name, value, unit, floor=0.0, label=f"In {n} step{'s' * (n > 1)}",
+                   help=f"{what} of samples made in so many {words}, above that of true samples.")
             for name, n, value in zip(names, FEW, found[how], strict=True)
         ]  # fmt: skip
 
