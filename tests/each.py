@@ -7,7 +7,12 @@ from engines.base import families
 
 # `make check` has two minutes: only `make test` tries the later engines of a family, which often
 # train several models at once, and those whose density is an integral or a mean over many draws
-DEAR = {name for names in families().values() for name in names[1:]} | {"energy", "vae", "nce"}
+DEAR = {name for names in families().values() for name in names[1:]} | {
+    "energy",
+    "vae",
+    "nce",
+    "flow_matching",
+}
 
 
 def quick(names):

@@ -365,7 +365,7 @@ class FlowMatching(FieldModel):
 
     def times(self, steps: int) -> Sequence[float]:
         # short steps near the data, where little is left of the noise
-        return [1 - (i / steps) ** 2 for i in range(steps + 1)]
+        return [1 - (i / steps) ** 3 for i in range(steps + 1)]
 
     def log_base(self, z: Tensor) -> Tensor:
         if (source := self.pool.source) is None:
