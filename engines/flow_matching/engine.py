@@ -107,6 +107,7 @@ class FlowMatching(FieldModel):
              "the validation rows, before the rows are learnt by heart.",
     )  # fmt: skip
 
+    POWER = 1.0  # of the fall of the step size: what is sharp wants small steps in the end
     EDGE = 0.002  # nearer to either end the network is told no difference of time
     PAIRS, PAIRS_IMAGES = 8192, 4096  # that a reflow takes
     STEPS_PAIRS = 16  # of the midpoint rule, from the start of each to its end
@@ -164,10 +165,14 @@ class FlowMatching(FieldModel):
         return self.standardise(given[index])
 
     def times_drawn(self, n: int) -> Tensor:
-        """n times in (0, 1), one in each nth of their distribution, (n,)."""
+        """n times in (0, 1), one in each nth of their distribution, (n,).
+
+        Logit-normal (Esser et al. 2024, Scaling rectified flow transformers), and late: what is
+        fine in the data shows only when little is left of the noise.
+        """
         u = torch.rand(n, generator=self.rng, device=self.device)
         u = (torch.arange(n, device=self.device) + u) / n
-        return torch.sigmoid(1.2 + 1.2 * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
+        return torch.sigmoid(1.8 + 1.4 * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
 
     def step(self) -> dict[str, Tensor]:
         if self.reflow_every and self.age and self.age % self.reflow_every == 0:
