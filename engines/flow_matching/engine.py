@@ -141,6 +141,7 @@ class FlowMatching(FieldModel):
     def refresh(self) -> None:
         super().refresh()
         self._path, self._pairs, self._held = Path(self.path, self.bump), None, None
+        self._few_key = None  # what few steps cost is of the data, too
         self._known: dict[str, list[Tensor]] = {}  # exact fields of pictures, which never change
         self._source_mean = torch.zeros(self.dim, device=self.device)
         self._source_scale = 1.0

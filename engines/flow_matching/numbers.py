@@ -100,7 +100,7 @@ def by_steps(engine: FlowMatching, how: str) -> list[float]:
 def few(engine: FlowMatching) -> dict[str, list[float]]:
     """`by_steps` of every way that the model has, worked out once for each of its states."""
     key = (engine.step_count, engine.reflows, engine.averaged)
-    if getattr(engine, "_few_key", None) != key:
+    if engine._few_key != key:
         hows = ("leaps", "Euler") if engine.distil == "shortcut" else ("Euler",)
         with engine.still(stream=2):
             engine._few = {how: by_steps(engine, how) for how in hows}
