@@ -16,6 +16,7 @@ from typing import Any
 from app.share import MAX_HASH, to_hash
 from app.worker import SPEEDS, Crowd, Worker
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines.base import NOISE
 from engines.experiment import MAX_SEED
 from engines.knobs import Knob, shown
 
@@ -448,10 +449,19 @@ class Session:
 
     def sources(self) -> list[dict[str, Any]]:
         """The control that says which dataset the model comes from; none where it takes none."""
-        kind, chosen = ENGINES[self.experiment.engine], self.experiment.source
-        if chosen is None:
+        here = self.experiment
+        kind, chosen = ENGINES[here.engine], here.source
+        if kind.comes_from is None:
             return []
-        names = tuple(n for n, d in DATASETS.items() if kind.accepts_source(d()) is None)
+        shape = here.make_dataset().shape
+        others = {name: dataset() for name, dataset in DATASETS.items()}
+        names = tuple(
+            n for n, d in others.items() if d.shape == shape and kind.accepts_source(d) is None
+        )
+        if kind.comes_from == NOISE:
+            names, chosen = (NOISE, *names), chosen or NOISE
+        if len(names) < 2:
+            return []
         entry = Knob(
             chosen, name="source", kind="choice", choices=names, label="Comes from",
             help="The data that the model starts out from; the data above are where it goes.",

@@ -52,6 +52,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "VAE": ("vae", {}),
     "Noise contrast": ("nce", {}),
     "Diffusion": ("diffusion", {}),
+    "Flow matching": ("flow_matching", {}),
 }
 IMAGES = ("digits",)
 ON_IMAGES = ("Flow, spline", "Autoregressive", "VAE")  # of ROWS, and for how long

@@ -20,6 +20,7 @@ from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
 
 ENGINES: dict[str, type[Engine]] = {}
+NOISE = "noise"  # in place of a source's name
 
 # what can be said of the model's density q(x), after Goodfellow 2016, "NIPS 2016 tutorial:
 # generative adversarial networks", figure 9
@@ -62,8 +63,8 @@ class Engine(Knobbed):
     made_for: ClassVar[str] = ""
     # the dataset that it opens on where it does not take the one at hand
     opens_on: ClassVar[str] = "ring8soft"
-    # for engines that go from one dataset to another, the source where none is named; the others
-    # begin with noise and take no source
+    # for engines that go from one dataset to another, the source where none is named; NOISE for
+    # those that begin with noise unless one is. The others begin with noise and take no source
     comes_from: ClassVar[str | None] = None
     # steps between two frames at normal speed, at most: the course of a game of few numbers is
     # the picture, and it would be over before anyone looks. None: as many as there is time for
