@@ -236,7 +236,9 @@ def _plane(lane: Lane) -> list[Panel]:
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        ratio, epsilon = log_ratio(density(), density_field(dataset, engine.field_grid[0]), box)
+        # the model's panel keeps the field up to date while frames stream
+        ours = density() if lane.fresh or lane.field is None else lane.field
+        ratio, epsilon = log_ratio(ours, density_field(dataset, engine.field_grid[0]), box)
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
                      label=f"log (q+ε)/({p}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
