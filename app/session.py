@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from app import zero
 from app.share import MAX_HASH, to_hash
-from app.worker import SPEEDS, Crowd, Worker
+from app.worker import SPEEDS, Crowd
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.experiment import MAX_SEED
 from engines.knobs import Knob, shown
@@ -39,7 +40,7 @@ class Session:
         crowd: Crowd | None = None,
         pictures: bool = True,
     ) -> None:
-        self.worker = Worker(device, fps, crowd, pictures)
+        self.worker = zero.worker(device, fps, crowd, pictures)
         self.used = time.monotonic()  # the last request
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()

@@ -402,7 +402,7 @@ class Worker:
         for message in list(self._mail):
             if "feed" in message:
                 return True
-            if not set(message) <= {"extra", "message"}:
+            if not set(message) <= {"extra", "message", "number"}:
                 return False
         return False
 

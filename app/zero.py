@@ -1,0 +1,431 @@
+"""ZeroGPU: a visitor's run in the forked, time-boxed process that a free Space lends a GPU to.
+
+The same Worker drives the run there. In go a checkpoint and what the page shows around it; out
+come packed frames and a checkpoint every two seconds; knobs, pause and acknowledgements travel
+through a mailbox that was there before the fork. When a box of time is over, the next goes on
+from the last checkpoint; when the quota is, the CPU does. Where `spaces` is not installed, or
+lends no GPU, there is nothing of this: `worker` makes a plain Worker.
+
+Between two boxes the run lives in the Space's own process, on its CPU: there pictures of a paused
+run are drawn and questions answered.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+import json
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from app.mailbox import Mailbox
+from app.timeline import Moment
+from app.worker import _READERS, Crowd, Item, Worker
+from engines.lanes import Track
+
+log = logging.getLogger("playground")
+
+ON = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+spaces = importlib.import_module("spaces") if ON else None  # before anything asks for CUDA
+
+BOX = 30  # seconds asked for at a time: a short box is granted while little quota is left
+SPARE = 4.0  # seconds of it kept for the fork and for the last frame
+SLOTS = 16  # visitors on GPUs at once
+POLL = 0.01  # seconds between two looks into the mailbox
+# what a run takes while it trains on the GPU; for anything else it comes home first
+LIVE = {"set", "act", "feed", "speed", "extra", "message"}
+PAUSE, HOME = 1, 2  # why a box is to end: for good, or to go on elsewhere
+
+
+class Packet(NamedTuple):
+    """What comes out of the forked process, at least every two seconds.
+
+    read: the number of the last message that `saved` has heard of.
+    """
+
+    frame: str | None
+    saved: bytes | None
+    seq: int
+    step: int
+    played: float
+    read: int
+    diverged: str | None
+
+
+class _Saved(bytes):
+    """A checkpoint that knows when it was taken."""
+
+    step: int
+    played: float
+    read: int
+
+
+# ---------------------------------------------------------------- in the forked process
+
+
+class _Inside(Worker):
+    """The Worker on the GPU's side: it reads the mailbox, and ends when its time is over."""
+
+    def __init__(self, mailbox: Mailbox, saved: bytes, about: dict[str, Any]) -> None:
+        super().__init__(None, about["fps"])
+        self.mailbox, self._read, self._over = mailbox, 0, threading.Event()
+        self._open(about["experiment"])
+        self.run.restore(saved)
+        self._newest = _Saved(b"")
+        self._newest.read = 0
+        for lane, ghosts in zip(self.run.lanes, about["ghosts"], strict=True):
+            lane.ghosts = {name: Track.load(track) for name, track in ghosts.items()}
+        self._tape, self._branches = about["tape"], about["branches"]
+        self.timeline.moments = [Moment(step, at, b"") for step, at in about["kept"]]
+        self._seq, self._steps_seen, self._played = about["seq"], self.run.step, about["played"]
+        self._speed, self._visible = about["speed"], about["visible"]
+        self._hidden = frozenset(about["hidden"])
+        self.extra, self._message, self._notice = (
+            about["extra"], about["message"], about["notice"],
+        )  # fmt: skip
+        if self._watch is not None:
+            self._watch.kept = about["promise"]
+
+    def packets(self, seconds: float) -> Iterator[Packet]:
+        """Train for so many seconds, or until stopped."""
+        until = time.monotonic() + seconds
+        listener = threading.Thread(target=self._listen, args=(until,), daemon=True)
+        listener.start()
+        try:
+            for frame, saved in self.stream():
+                kept = saved or self._newest
+                yield Packet(
+                    frame, None if saved is None else bytes(saved), self._seq,
+                    kept.step if saved else self.run.step,
+                    kept.played if saved else self._played,
+                    kept.read, self.run.diverged,
+                )  # fmt: skip
+        finally:
+            self._over.set()
+            listener.join()
+
+    def _listen(self, until: float) -> None:
+        while not self._over.wait(POLL):
+            for kind, value in self.mailbox.take():
+                if kind == "post":
+                    self.post(**value)
+                elif kind == "hide":
+                    self.hide(frozenset(value))
+                else:
+                    getattr(self, kind)(*value)  # hear, look
+            # again and again: a stream that is about to begin forgets that it was told to end
+            if self.mailbox.stopped or time.monotonic() > until:
+                self.stop()
+
+    def _keep(self) -> bytes | None:
+        if (saved := super()._keep()) is None:
+            return None
+        # the branches begin in the other process: here the moment alone is kept
+        self.timeline.moments[-1] = Moment(self.run.step, self._played, b"")
+        kept = self._newest = _Saved(saved)
+        kept.step, kept.played, kept.read = self.run.step, self._played, self._read
+        return kept
+
+    def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
+        self.extra = {**self.extra, "gpu": "on"}
+        if self._stopping and self.mailbox.stopped != PAUSE and not self.run.diverged:
+            fresh, playing, measure = False, True, False  # it goes on elsewhere: no last numbers
+        return super()._frame(fresh, playing, measure)
+
+
+_READERS["number"] = lambda worker, value: setattr(worker, "_read", value)
+
+
+def _train(slot: int, saved: bytes, about: str, seconds: float) -> Iterator[Packet]:
+    """A box of time. The mailbox is named by its number: it cannot be sent."""
+    yield from _Inside(MAILBOXES[slot], saved, json.loads(about)).packets(seconds)
+
+
+# before any fork: a forked process is kept for the next visitor, and sees no later memory
+MAILBOXES = [Mailbox() for _ in range(SLOTS)] if ON else []
+_free = queue.SimpleQueue()
+for _slot in range(len(MAILBOXES)):
+    _free.put(_slot)
+lend: Callable[..., Iterator[Packet]] | None = spaces.GPU(duration=BOX)(_train) if ON else None
+
+
+# ---------------------------------------------------------------- in the Space's own process
+
+
+class _Box:
+    """One box of time, seen from outside: its mailbox, and what was put into it.
+
+    Two hold it, the run and the thread that waits for packets; its mailbox goes to the next
+    visitor once both have let go, and nothing is put into it from the moment that the run has.
+    """
+
+    def __init__(self, slot: int) -> None:
+        self.slot, self.mailbox = slot, MAILBOXES[slot]
+        self.packets: queue.SimpleQueue[Packet | _End] = queue.SimpleQueue()
+        self.journal: list[tuple[int, dict[str, Any]]] = []
+        self.closing = False
+        self._holders, self._open, self._lock = 2, True, threading.Lock()
+        self.mailbox.clear()
+
+    def forward(self, message: dict[str, Any]) -> bool:
+        """Take a message along; False when the run has to come home for it."""
+        number = len(self.journal) + 1
+        fits = not self.closing and set(message) <= LIVE
+        if not fits or not self.put(["post", {"number": number, **message}]):
+            self.close(HOME)
+            return False
+        self.journal.append((number, message))
+        return True
+
+    def put(self, message: Any) -> bool:
+        with self._lock:
+            return self._open and self.mailbox.put(message)
+
+    def close(self, why: int) -> None:
+        """Ask for its end."""
+        self.closing = True
+        with self._lock:
+            if self._open and self.mailbox.stopped != PAUSE:
+                self.mailbox.stop(why)
+
+    def leave(self, run: bool = False) -> None:
+        """One of the two lets go of it."""
+        if run:
+            self.close(HOME)
+        with self._lock:
+            self._open = self._open and not run
+            self._holders -= 1
+            if not self._holders:
+                _free.put(self.slot)
+
+    def pump(self, saved: bytes, about: str) -> None:
+        """Ask for the GPU, and pass on what comes; the last is why it ended."""
+        ended: BaseException | None = None
+        try:
+            for packet in lend(self.slot, saved, about, BOX - SPARE):
+                self.packets.put(packet)
+        except Exception as error:
+            ended = error
+        finally:
+            self.packets.put(_End(ended))
+            self.leave()
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
+class ZeroWorker(Worker):
+    """A Worker whose stream runs on a GPU of the Space, where its visitor wants it to."""
+
+    def __init__(self, fps: float, crowd: Crowd | None, pictures: bool) -> None:
+        # the Space's own process sees a GPU that is not there
+        super().__init__("cpu", fps, crowd, pictures)
+        self.wanted = False
+        self._box: _Box | None = None
+        self._posting = threading.Lock()
+        self._context = contextvars.copy_context()
+        self._lost = 0  # boxes in a row that ended without a checkpoint
+
+    def choose(self, wanted: bool | None = None) -> None:
+        """Run on a GPU from now on, or no longer; None takes the other of the two."""
+        self.wanted = not self.wanted if wanted is None else bool(wanted)
+        self._lost = 0
+        message = (
+            "Play runs on a GPU of this Space now, within your quota. Pictures and large batches "
+            "gain by it; a small model in the plane is about as fast on the CPU."
+            if self.wanted
+            else "This run is on the CPU."
+        )
+        self._notice = message
+        if (box := self._box) is not None:
+            box.close(HOME)
+        self.post(message=message)
+
+    # ------------------------------------------------------------ in
+
+    def post(self, **message: Any) -> None:
+        with self._posting:
+            if self._box is None or not self._box.forward(message):
+                super().post(**message)
+                return
+        for kind in message.keys() & {"speed", "extra", "message"}:
+            _READERS[kind](self, message[kind])  # the frames that are drawn here say it, too
+
+    def stop(self) -> None:
+        super().stop()
+        if (box := self._box) is not None:
+            box.close(PAUSE)
+
+    def hear(self, seq: int, missing: bool = False) -> None:
+        super().hear(seq, missing)
+        self._forward("hear", [int(seq), bool(missing)])
+
+    def look(self, visible: bool) -> None:
+        super().look(visible)
+        self._forward("look", [bool(visible)])
+
+    def hide(self, panels: frozenset[str]) -> None:
+        super().hide(panels)
+        self._forward("hide", sorted(panels))
+
+    def _forward(self, kind: str, value: Any) -> None:
+        if (box := self._box) is not None:
+            box.put([kind, value])
+
+    # ------------------------------------------------------------ out
+
+    def stream(self, steps: int | None = None) -> Iterator[Item]:
+        # the quota belongs to whoever asks: `spaces` reads that off the request at hand
+        self._context = contextvars.copy_context()
+        yield from super().stream(steps)
+
+    def _train(self, steps: int | None) -> Iterator[Item]:
+        while True:
+            if steps is None and self._should():
+                yield from self._lent()
+                if self._stopping or self.run is None or self.run.diverged or self._gone():
+                    self._stopping = True
+                    self._read_mail()
+                    return
+                continue
+            for item in super()._train(steps):
+                yield item
+                if steps is None and self._should() and not self._stopping:
+                    break
+            else:
+                return
+
+    def _should(self) -> bool:
+        """Whether the run belongs on the GPU now; behind a browser tab that nobody looks at it
+        would use up the quota."""
+        return self.wanted and self._visible
+
+    def _frame(self, *args: Any, **how: Any) -> str:
+        self.extra = {**self.extra, "gpu": "wanted" if self.wanted else "off"}
+        return super()._frame(*args, **how)
+
+    def _lent(self) -> Iterator[Item]:
+        """One box of time on a GPU, from the run as it stands to its last checkpoint."""
+        self._read_mail()
+        if self._stopping or self.run is None or self.run.diverged:
+            return
+        try:
+            box = _Box(_free.get_nowait())
+        except queue.Empty:
+            self._come_home("All GPUs of this Space are taken just now")
+            return
+        before, read, diverged, error = self.run.checkpoint(), 0, None, None
+        saved, about = before, json.dumps(self._about())
+        with self._posting:
+            self._box = box
+        if self._stopping or self._mail:
+            box.close(PAUSE if self._stopping else HOME)
+        task = (box.pump, saved, about)
+        threading.Thread(target=self._context.run, args=task, daemon=True).start()
+        begin, told, begun, asked = time.monotonic(), False, None, True
+        try:
+            while True:
+                try:
+                    packet = box.packets.get(timeout=0.1)
+                except queue.Empty:
+                    if begun is not None:
+                        continue
+                    if box.closing:  # it never began: it may end whenever it will
+                        break
+                    if not told and time.monotonic() - begin > 1.5:
+                        told, self._message = True, "Waiting for a GPU of this Space …"
+                        self._notice = self._message
+                        yield self._frame(fresh=False, playing=True, measure=False), None
+                    continue
+                if isinstance(packet, _End):
+                    error, asked = packet.error, box.closing
+                    break
+                begun = begun or time.monotonic()
+                self._seq, diverged = packet.seq, packet.diverged
+                if packet.saved is not None:
+                    saved, read = packet.saved, packet.read
+                    self.timeline.add(Moment(packet.step, packet.played, saved))
+                    self._played = packet.played
+                yield packet.frame, packet.saved
+        finally:
+            box.leave(run=True)
+            self._home(box, saved if saved is not before else None, read, diverged)
+        if error is not None:
+            self._mourn(error, got=saved is not before)
+        elif not asked and time.monotonic() - (begun or begin) < BOX - SPARE - 1:
+            # neither time nor anybody here ended it: the run itself did
+            self._stopping = True
+            if not diverged and not self._gone():
+                self._message = "Something went wrong in this run; Reset begins it again."
+
+    def _about(self) -> dict[str, Any]:
+        """What goes to the forked process beside the checkpoint, as JSON."""
+        return {
+            "experiment": self.run.experiment.to_json(),
+            "ghosts": [
+                {name: track.dump() for name, track in lane.ghosts.items()}
+                for lane in self.run.lanes
+            ],
+            "kept": [[moment.step, moment.seconds] for moment in self.timeline.moments],
+            "tape": self._tape, "branches": self._branches, "seq": self._seq,
+            "played": self._played, "speed": self._speed, "visible": self._visible,
+            "hidden": sorted(self._hidden), "extra": self.extra, "fps": self.fps,
+            "message": self._message, "notice": self._notice,
+            "promise": self._watch.kept if self._watch is not None else None,
+        }  # fmt: skip
+
+    def _home(self, box: _Box, saved: bytes | None, read: int, diverged: str | None) -> None:
+        """Take over where the box ended, and the messages that its last checkpoint missed."""
+        ghosts = [lane.ghosts for lane in self.run.lanes]
+        if saved is not None:
+            self.run.restore(saved)
+            for lane, before in zip(self.run.lanes, ghosts, strict=True):
+                lane.ghosts = before
+        self.run.diverged = diverged
+        self._known.clear()
+        self._ticks, self._was_playing, self._steps_seen = [], False, self.run.step
+        with self._posting:
+            self._box = None
+            missed = [message for number, message in box.journal if number > read]
+            self._mail.extendleft(reversed(missed))
+
+    def _mourn(self, error: BaseException, got: bool) -> None:
+        """The GPU was taken away: go on, on the next one or on the CPU."""
+        title, said = str(getattr(error, "title", "")), str(getattr(error, "message", error))
+        log.warning("a box of GPU time ended: %s %s", title, said)
+        if "aborted" in said:  # its process was ended: out of time, or worse
+            self._lost = 0 if got else self._lost + 1
+            if self._lost < 2:
+                self._message = (
+                    "The GPU was taken away; the run goes on from its last checkpoint, "
+                    f"step {self.run.step:,}."
+                )
+                return
+            self._come_home("The GPU was taken away twice")
+        elif "worker error" in title:
+            self._come_home("The run failed on the GPU")
+        elif "quota" in title or "credits" in title or "runs limit" in said:
+            again = re.search(r"Try again in ([\w:, ]+)", said)
+            self._come_home("Your GPU quota on Hugging Face has ended", again and again[1])
+        else:
+            self._come_home("No GPU could be had")
+
+    def _come_home(self, why: str, again: str | None = None) -> None:
+        self.wanted = False
+        self._message = f"{why}; the run goes on on the CPU from step {self.run.step:,}."
+        if again:
+            self._message += f" The GPU can be had again in {again}."
+
+
+def worker(device: str | None, fps: float, crowd: Crowd | None, pictures: bool) -> Worker:
+    """What drives a visitor's run here."""
+    if lend is not None and device is None:
+        return ZeroWorker(fps, crowd, pictures)
+    return Worker(device, fps, crowd, pictures)

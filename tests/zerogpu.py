@@ -1,0 +1,108 @@
+"""What lends a GPU to a Space, played on a machine without one.
+
+`DeviceApi` answers as the device API does that the real `spaces` package asks; `python -m
+tests.zerogpu SCRIPT` runs a script as a Space would, with that package's scheduling, fork, pickling and relay of a generator
+in place; only its dealings with CUDA are played.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+ROOT = Path(__file__).parent.parent
+
+
+class DeviceApi:
+    """Lends one GPU to whoever asks. `log` tells what was asked; `refuse` what to say instead,
+    as (status, headers, JSON)."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, dict[str, str]]] = []
+        self.refuse: list[tuple[int, dict[str, str], Any]] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                url = urlsplit(self.path)
+                asked = dict(parse_qsl(url.query))
+                status, headers, body = api.answer(url.path.strip("/"), asked)
+                text = json.dumps(body).encode()
+                self.send_response(status)
+                for key, value in {"content-type": "application/json", **headers}.items():
+                    self.send_header(key, value)
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, what: str, asked: dict[str, str]) -> tuple[int, dict[str, str], Any]:
+        self.log.append((what, asked))
+        if what != "schedule":
+            return 200, {}, {}
+        if self.refuse:
+            return self.refuse.pop(0)
+        n = len(self.asked("schedule"))
+        # another index each time: visitors who are here at once are given different devices
+        lent = {"idle": True, "nvidiaIndex": n, "nvidiaUUID": "GPU-0", "allowToken": f"t{n}"}
+        return 200, {}, lent
+
+    def asked(self, what: str) -> list[dict[str, str]]:
+        return [asked for name, asked in self.log if name == what]
+
+    def environment(self) -> dict[str, str]:
+        """For the process that plays the Space."""
+        return {
+            **os.environ, "SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": self.url,
+            "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+
+
+def over_quota(wait: str = "1:02:03", left: int = 5) -> tuple[int, dict[str, str], Any]:
+    """What the device API says to a visitor whose time is used up."""
+    headers = {"X-Authenticated": "regular", "X-Approve-Result": "quota-exceeded"}
+    return 429, headers, {"left": left, "wait": wait}
+
+
+def no_gpu() -> tuple[int, dict[str, str], Any]:
+    return 503, {}, {}
+
+
+def pretend() -> None:
+    """Let `spaces` take torch for one that was built for CUDA: `spaces.zero.torch` needs symbols
+    that others lack. As on a Space, its own process is told that there is a GPU, and the forked
+    one is not. What it does to tensors that are sent to the GPU before the fork is left out: this
+    project sends none."""
+    import torch
+
+    true = torch.cuda.is_available
+    theirs = types.ModuleType("spaces.zero.torch")
+    theirs.patch = lambda: setattr(torch.cuda, "is_available", lambda: True)
+    theirs.unpatch = lambda: setattr(torch.cuda, "is_available", true)
+    theirs.init = lambda uuid: None
+    theirs.enter_mode = lambda: None
+    theirs.pack = theirs.size = lambda: 0
+    theirs.move = lambda callback=None: None
+    theirs.is_in_bad_fork = lambda: False
+    sys.modules["spaces.zero.torch"] = theirs
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    pretend()
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
