@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, home, own, thumbs
+from app import api, home, own, thumbs, zero
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
@@ -118,6 +118,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                     reset = gr.Button("Reset", elem_id="gp-reset")
                     seed = gr.Button("New seed", elem_id="gp-seed")
                     undo = gr.Button("Undo", elem_id="gp-undo")
+                    gpu = gr.Button("GPU", elem_id="gp-gpu") if zero.ON else None
                     gr.HTML('<div data-slot="progress"></div>', elem_id="gp-progress",
                             js_on_load=None)  # fmt: skip
                     speed = gr.Dropdown(
@@ -271,6 +272,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         def on_undo(text: str, request: gr.Request) -> list[Any]:
             return handler(Session.undo)(arrive(request, text))
 
+        def on_gpu(text: str, request: gr.Request) -> Any:
+            frame = arrive(request, text).choose_gpu()
+            return gr.skip() if frame is None else frame
+
         def on_play(text: str, turn: float | None, request: gr.Request):
             yield from arrive(request, text).play(turn)
 
@@ -346,6 +351,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         seed.click(on_seed, address, everything, js=HASH_JS, **QUIET)
         undo.click(on_undo, address, everything, js=HASH_JS, **QUIET)
         speed.input(on_speed, speed, None, **QUIET)
+        if gpu is not None:
+            gpu.click(on_gpu, address, view, js=HASH_JS, **QUIET)
         demo.unload(on_leave)
         api.register(visitors)
 

@@ -405,6 +405,12 @@ class Session:
             raise BadInput(f"Speed must be one of {', '.join(SPEEDS)}; got {shown(speed)}.")
         self.worker.post(speed=speed)
 
+    def choose_gpu(self) -> str | None:
+        """Play on a GPU that the Space lends, or no longer; where none is lent, nothing changes."""
+        if isinstance(self.worker, zero.ZeroWorker):
+            self.worker.choose()
+        return self.worker.redraw()
+
     def close(self) -> None:
         """The visitor left: stop, and let go of everything."""
         self.worker.stop()

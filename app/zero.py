@@ -85,7 +85,7 @@ class _Inside(Worker):
         self.timeline.moments = [Moment(step, at, b"") for step, at in about["kept"]]
         self._seq, self._steps_seen, self._played = about["seq"], self.run.step, about["played"]
         self._speed, self._visible = about["speed"], about["visible"]
-        self._hidden = frozenset(about["hidden"])
+        self._hidden, self._began = frozenset(about["hidden"]), about["since"]
         self.extra, self._message, self._notice = (
             about["extra"], about["message"], about["notice"],
         )  # fmt: skip
@@ -122,6 +122,9 @@ class _Inside(Worker):
             # again and again: a stream that is about to begin forgets that it was told to end
             if self.mailbox.stopped or time.monotonic() > until:
                 self.stop()
+
+    def _share(self, since: float) -> float:
+        return super()._share(since + self._began)  # Play was clicked in an earlier box
 
     def _keep(self) -> bytes | None:
         if (saved := super()._keep()) is None:
@@ -232,6 +235,7 @@ class ZeroWorker(Worker):
         self._posting = threading.Lock()
         self._context = contextvars.copy_context()
         self._lost = 0  # boxes in a row that ended without a checkpoint
+        self._began = 0.0  # when Play was clicked
 
     def choose(self, wanted: bool | None = None) -> None:
         """Run on a GPU from now on, or no longer; None takes the other of the two."""
@@ -283,7 +287,7 @@ class ZeroWorker(Worker):
 
     def stream(self, steps: int | None = None) -> Iterator[Item]:
         # the quota belongs to whoever asks: `spaces` reads that off the request at hand
-        self._context = contextvars.copy_context()
+        self._context, self._began = contextvars.copy_context(), time.monotonic()
         yield from super().stream(steps)
 
     def _train(self, steps: int | None) -> Iterator[Item]:
@@ -302,6 +306,9 @@ class ZeroWorker(Worker):
             else:
                 return
 
+    def _share(self, since: float) -> float:
+        return super()._share(time.monotonic() - self._began)
+
     def _should(self) -> bool:
         """Whether the run belongs on the GPU now; behind a browser tab that nobody looks at it
         would use up the quota."""
@@ -319,7 +326,7 @@ class ZeroWorker(Worker):
         try:
             box = _Box(_free.get_nowait())
         except queue.Empty:
-            self._come_home("All GPUs of this Space are taken just now")
+            self._come_home("All GPUs of this Space are taken; the run goes on on the CPU")
             return
         before, read, diverged, error = self.run.checkpoint(), 0, None, None
         saved, about = before, json.dumps(self._about())
@@ -378,6 +385,7 @@ class ZeroWorker(Worker):
             "played": self._played, "speed": self._speed, "visible": self._visible,
             "hidden": sorted(self._hidden), "extra": self.extra, "fps": self.fps,
             "message": self._message, "notice": self._notice,
+            "since": time.monotonic() - self._began,
             "promise": self._watch.kept if self._watch is not None else None,
         }  # fmt: skip
 
@@ -403,25 +411,27 @@ class ZeroWorker(Worker):
         if "aborted" in said:  # its process was ended: out of time, or worse
             self._lost = 0 if got else self._lost + 1
             if self._lost < 2:
-                self._message = (
-                    "The GPU was taken away; the run goes on from its last checkpoint, "
-                    f"step {self.run.step:,}."
-                )
-                return
-            self._come_home("The GPU was taken away twice")
+                self._say("The GPU was taken away; the run goes on from its last checkpoint")
+            else:
+                self._come_home("The GPU was taken away twice; the run goes on on the CPU")
         elif "worker error" in title:
-            self._come_home("The run failed on the GPU")
+            self._come_home("The run failed on the GPU; it goes on on the CPU")
         elif "quota" in title or "credits" in title or "runs limit" in said:
             again = re.search(r"Try again in ([\w:, ]+)", said)
-            self._come_home("Your GPU quota on Hugging Face has ended", again and again[1])
+            self._come_home(
+                "Your GPU quota on Hugging Face has ended; the run goes on on the CPU",
+                f" The GPU can be had again in {again[1]}." if again else "",
+            )
         else:
-            self._come_home("No GPU could be had")
+            self._come_home("No GPU could be had; the run goes on on the CPU")
 
-    def _come_home(self, why: str, again: str | None = None) -> None:
+    def _come_home(self, sentence: str, more: str = "") -> None:
         self.wanted = False
-        self._message = f"{why}; the run goes on on the CPU from step {self.run.step:,}."
-        if again:
-            self._message += f" The GPU can be had again in {again}."
+        self._say(sentence, more)
+
+    def _say(self, sentence: str, more: str = "") -> None:
+        # by mail, behind what the box has missed: that may hold older sentences
+        self.post(message=f"{sentence}, from step {self.run.step:,}.{more}")
 
 
 def worker(device: str | None, fps: float, crowd: Crowd | None, pictures: bool) -> Worker:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-
-ROOT = Path(__file__).parent.parent
 
 
 class DeviceApi:
@@ -28,6 +24,7 @@ class DeviceApi:
     def __init__(self) -> None:
         self.log: list[tuple[str, dict[str, str]]] = []
         self.refuse: list[tuple[int, dict[str, str], Any]] = []
+        self.crowded = False  # another device for each call, as for visitors who come at once
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,19 +54,12 @@ class DeviceApi:
         if self.refuse:
             return self.refuse.pop(0)
         n = len(self.asked("schedule"))
-        # another index each time: visitors who are here at once are given different devices
-        lent = {"idle": True, "nvidiaIndex": n, "nvidiaUUID": "GPU-0", "allowToken": f"t{n}"}
+        index = n if self.crowded else 0
+        lent = {"idle": True, "nvidiaIndex": index, "nvidiaUUID": "GPU", "allowToken": f"t{n}"}
         return 200, {}, lent
 
     def asked(self, what: str) -> list[dict[str, str]]:
         return [asked for name, asked in self.log if name == what]
-
-    def environment(self) -> dict[str, str]:
-        """For the process that plays the Space."""
-        return {
-            **os.environ, "SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": self.url,
-            "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
 
 
 def over_quota(wait: str = "1:02:03", left: int = 5) -> tuple[int, dict[str, str], Any]:
@@ -82,13 +72,16 @@ def no_gpu() -> tuple[int, dict[str, str], Any]:
     return 503, {}, {}
 
 
-def pretend() -> None:
-    """Let `spaces` take torch for one that was built for CUDA: `spaces.zero.torch` needs symbols
+def pretend(api: DeviceApi) -> None:
+    """Make this process the Space's, from now on; call it before `spaces` is imported.
+
+    Let `spaces` take torch for one that was built for CUDA: `spaces.zero.torch` needs symbols
     that others lack. As on a Space, its own process is told that there is a GPU, and the forked
     one is not. What it does to tensors that are sent to the GPU before the fork is left out: this
     project sends none."""
     import torch
 
+    os.environ.update(SPACES_ZERO_GPU="true", SPACES_ZERO_DEVICE_API_URL=api.url)
     true = torch.cuda.is_available
     theirs = types.ModuleType("spaces.zero.torch")
     theirs.patch = lambda: setattr(torch.cuda, "is_available", lambda: True)
@@ -99,10 +92,3 @@ def pretend() -> None:
     theirs.move = lambda callback=None: None
     theirs.is_in_bad_fork = lambda: False
     sys.modules["spaces.zero.torch"] = theirs
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    pretend()
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
