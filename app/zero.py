@@ -86,9 +86,8 @@ class _Inside(Worker):
         self._seq, self._steps_seen, self._played = about["seq"], self.run.step, about["played"]
         self._speed, self._visible = about["speed"], about["visible"]
         self._hidden, self._began = frozenset(about["hidden"]), about["since"]
-        self.extra, self._message, self._notice = (
-            about["extra"], about["message"], about["notice"],
-        )  # fmt: skip
+        self.extra, self._notice = about["extra"], about["notice"]
+        self.post(message=about["message"])
         if self._watch is not None:
             self._watch.kept = about["promise"]
 
@@ -329,6 +328,7 @@ class ZeroWorker(Worker):
             self._come_home("All GPUs of this Space are taken; the run goes on on the CPU")
             return
         before, read, diverged, error = self.run.checkpoint(), 0, None, None
+        self.timeline.add(Moment(self.run.step, self._played, before))
         saved, about = before, json.dumps(self._about())
         with self._posting:
             self._box = box
@@ -354,7 +354,8 @@ class ZeroWorker(Worker):
                 if isinstance(packet, _End):
                     error, asked = packet.error, box.closing
                     break
-                begun = begun or time.monotonic()
+                if begun is None:
+                    begun, self._message = time.monotonic(), ""  # it waits no longer
                 self._seq, diverged = packet.seq, packet.diverged
                 if packet.saved is not None:
                     saved, read = packet.saved, packet.read

@@ -156,7 +156,7 @@ def test_when_the_quota_ends_the_cpu_goes_on(space):
     seen, api = space["quota"]["seen"], space["quota"]["api"]
     assert {asked["token"] for what, asked in api if what == "schedule"} == {"mine"}
     last = steps(seen)[-1]
-    assert steps(seen, "off")[0] == last + 1 and is_exact(seen)
+    assert steps(seen, "off")[0] > last and is_exact(seen)
     assert not seen["wanted"]
     assert (
         "Your GPU quota on Hugging Face has ended; the run goes on on the CPU, "
