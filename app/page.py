@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from app.session import Session, plain
 from app.share import read_hash
 from app.view import LiveView
 from app.visitors import Visitors
-from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines import DATASETS, ENGINES, BadInput, Experiment, families, machine
 
 log = logging.getLogger("playground")
 
@@ -133,6 +134,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
+                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(zero.ON))}</p>',
+                        js_on_load=None)  # fmt: skip
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 

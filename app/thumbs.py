@@ -70,6 +70,6 @@ def css(where: str) -> str:
     """Rules that put each dataset's picture on its option of the radio group `where`."""
     return "\n".join(
         f"{where} label:has(input[value={name}])::before"
-        f"{{mask-image:{picture(kind())};-webkit-mask-image:{picture(kind())}}}"
-        for name, kind in DATASETS.items()
+        f"{{mask-image:{drawn};-webkit-mask-image:{drawn}}}"
+        for name, drawn in ((name, picture(kind())) for name, kind in DATASETS.items())
     )

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from app.mailbox import Mailbox
 from app.timeline import Moment
 from app.worker import _READERS, Crowd, Item, Worker
+from engines import machine
 from engines.lanes import Track
 
 log = logging.getLogger("playground")
@@ -146,6 +147,7 @@ _READERS["number"] = lambda worker, value: setattr(worker, "_read", value)
 
 def _train(slot: int, saved: bytes, about: str, seconds: float) -> Iterator[Packet]:
     """A box of time. The mailbox is named by its number: it cannot be sent."""
+    machine.exact()
     yield from _Inside(MAILBOXES[slot], saved, json.loads(about)).packets(seconds)
 
 

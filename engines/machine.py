@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 KEPT = 256 * 2**20  # bytes at the top of the heap that are not given back at once
@@ -63,38 +67,83 @@ class Arithmetic(NamedTuple):
 
 
 ENOUGH, TRUE = 1.1, 2.0  # how much faster the other way must be, and how much worse it may be
+LAYERS = ((2, 64), (64, 64), (128, 128))  # of the networks here: rows in, rows out
+ROWS = 512
+found: Arithmetic | None = None  # by the last calibration of this process
 
 
-def calibrate(seconds: float = 0.2) -> Arithmetic:
+def calibrate(seconds: float = 0.15) -> Arithmetic:
     """Find the faster way to multiply matrices on this machine, and use it from now on.
 
     "medium" lets torch hand products of float32 to oneDNN, which is nearly twice as fast as MKL
-    on some processors; on those with AMX it rounds to bfloat16, and on others it is far slower.
-    So both are timed, in turns, on products as a small network has them, and the error is looked
-    at: it is taken only where it is faster and as exact.
+    on some processors; on those with AMX it rounds to bfloat16, on others it is far slower, and
+    everywhere it takes longer to begin, which small layers feel. So both are timed, in turns, on
+    layers as the networks here have them, there and back, and the error is looked at: it is taken
+    only where it is faster and as exact. Where there is a GPU nothing is changed, for the same
+    switch would round there, too.
     """
+    global found
     import torch
 
+    if torch.cuda.is_available():
+        found = None
+        return Arithmetic(torch.get_float32_matmul_precision(), 1.0, 1.0)
     rng = torch.Generator().manual_seed(0)
-    x = torch.randn(512, 128, generator=rng)
-    w = torch.randn(128, 128, generator=rng)
-    true = x.double() @ w.double()
+    pairs = [
+        (torch.randn(ROWS, a, generator=rng), torch.randn(b, a, generator=rng)) for a, b in LAYERS
+    ]
+    x, w = pairs[-1]
+    true = x.double() @ w.double().T
     ways = ("highest", "medium")
-    best, error = dict.fromkeys(ways, float("inf")), {}
+    best = {way: [math.inf] * len(pairs) for way in ways}
+    error = {}
     end = time.perf_counter() + seconds
     while True:
         for way in ways:
             torch.set_float32_matmul_precision(way)
-            error[way] = float((x @ w - true).abs().max())
-            begin = time.perf_counter()
-            for _ in range(4):
-                x @ w
-                x.T @ x
-            best[way] = min(best[way], time.perf_counter() - begin)
+            error[way] = float((x @ w.T - true).abs().max())
+            for i, pair in enumerate(pairs):
+                best[way][i] = min(best[way][i], _there_and_back(*pair))
         if time.perf_counter() > end:
             break
-    speedup = best["highest"] / best["medium"]
+    speedup = sum(best["highest"]) / sum(best["medium"])
     worse = error["medium"] / max(error["highest"], 1e-12)
     good = speedup >= ENOUGH and worse <= TRUE
     torch.set_float32_matmul_precision("medium" if good else "highest")
-    return Arithmetic("medium", speedup, worse) if good else Arithmetic("highest", 1.0, 1.0)
+    found = Arithmetic("medium", speedup, worse) if good else Arithmetic("highest", 1.0, 1.0)
+    return found
+
+
+def _there_and_back(x: Tensor, w: Tensor) -> float:
+    """Seconds of a layer's three products: its output, and the gradients of both."""
+    begin = time.perf_counter()
+    y = x @ w.T
+    _ = y @ w
+    _ = y.T @ x
+    return time.perf_counter() - begin
+
+
+def exact() -> None:
+    """Multiply matrices as exactly as float32 can again: for a GPU, whatever suits the CPU."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+
+
+def described(lent: bool = False) -> str:
+    """One line for the page: what trains here, and how. lent: the GPU that torch speaks of is
+    somewhere else, and comes when it is asked for."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    one = f"CPU, {cores} core{'s' * (cores != 1)}, one thread a run"
+    if lent:
+        return f"{one}; a GPU of this Space for those who ask"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name(0)}; {one}"
+    if found is None:
+        return one
+    if found.precision == "medium":
+        return f"{one}, matrix products by oneDNN (×{found.speedup:.1f})"
+    library = "MKL" if torch.backends.mkl.is_available() else "the system's BLAS"
+    return f"{one}, matrix products by {library}"
