@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, home, own, thumbs, zero
+from app import api, box, home, own, thumbs
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
@@ -119,7 +119,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                     reset = gr.Button("Reset", elem_id="gp-reset")
                     seed = gr.Button("New seed", elem_id="gp-seed")
                     undo = gr.Button("Undo", elem_id="gp-undo")
-                    gpu = gr.Button("GPU", elem_id="gp-gpu") if zero.ON else None
+                    gpu = gr.Button("GPU", elem_id="gp-gpu") if box.ON else None
                     gr.HTML('<div data-slot="progress"></div>', elem_id="gp-progress",
                             js_on_load=None)  # fmt: skip
                     speed = gr.Dropdown(
@@ -134,7 +134,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
-                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(zero.ON))}</p>',
+                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(box.ON))}</p>',
                         js_on_load=None)  # fmt: skip
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")

@@ -1,9 +1,9 @@
 """ZeroGPU: a visitor's run in the forked, time-boxed process that a free Space lends a GPU to.
 
-The same Worker drives the run there. In go a checkpoint and what the page shows around it; out
-come packed frames and a checkpoint every two seconds; knobs, pause and acknowledgements travel
-through a mailbox that was there before the fork. When a box of time is over, the next goes on
-from the last checkpoint; when the quota is, the CPU does. Where `spaces` is not installed, or
+The same Worker drives the run there (app/box.py). In go a checkpoint and what the page shows around
+it; out come packed frames and a checkpoint every two seconds; knobs, pause and acknowledgements
+travel through a mailbox that was there before the fork. When a box of time is over, the next goes
+on from the last checkpoint; when the quota is, the CPU does. Where `spaces` is not installed, or
 lends no GPU, there is nothing of this: `worker` makes a plain Worker.
 
 Between two boxes the run lives in the Space's own process, on its CPU: there pictures of a paused
@@ -13,216 +13,21 @@ run are drawn and questions answered.
 from __future__ import annotations
 
 import contextvars
-import importlib
 import json
 import logging
-import os
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from app.mailbox import Mailbox
+from app import box as boxes
+from app.box import BOX, HOME, PAUSE, SPARE, Box, End
 from app.timeline import Moment
 from app.worker import _READERS, Crowd, Item, Worker
-from engines import machine
-from engines.lanes import Track
 
 log = logging.getLogger("playground")
-
-ON = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-spaces = importlib.import_module("spaces") if ON else None  # before anything asks for CUDA
-
-BOX = 30  # seconds asked for at a time: a short box is granted while little quota is left
-SPARE = 4.0  # seconds of it kept for the fork and for the last frame
-SLOTS = 16  # visitors on GPUs at once
-POLL = 0.01  # seconds between two looks into the mailbox
-# what a run takes while it trains on the GPU; for anything else it comes home first
-LIVE = {"set", "act", "feed", "speed", "extra", "message"}
-PAUSE, HOME = 1, 2  # why a box is to end: for good, or to go on elsewhere
-
-
-class Packet(NamedTuple):
-    """What comes out of the forked process, at least every two seconds.
-
-    read: the number of the last message that `saved` has heard of.
-    """
-
-    frame: str | None
-    saved: bytes | None
-    seq: int
-    step: int
-    played: float
-    read: int
-    diverged: str | None
-
-
-class _Saved(bytes):
-    """A checkpoint that knows when it was taken."""
-
-    step: int
-    played: float
-    read: int
-
-
-# ---------------------------------------------------------------- in the forked process
-
-
-class _Inside(Worker):
-    """The Worker on the GPU's side: it reads the mailbox, and ends when its time is over."""
-
-    def __init__(self, mailbox: Mailbox, saved: bytes, about: dict[str, Any]) -> None:
-        super().__init__(None, about["fps"])
-        self.mailbox, self._read, self._over = mailbox, 0, threading.Event()
-        self._open(about["experiment"])
-        self.run.restore(saved)
-        self._newest = _Saved(b"")
-        self._newest.read = 0
-        for lane, ghosts in zip(self.run.lanes, about["ghosts"], strict=True):
-            lane.ghosts = {name: Track.load(track) for name, track in ghosts.items()}
-        self._tape, self._branches = about["tape"], about["branches"]
-        self.timeline.moments = [Moment(step, at, b"") for step, at in about["kept"]]
-        self._seq, self._steps_seen, self._played = about["seq"], self.run.step, about["played"]
-        self._speed, self._visible = about["speed"], about["visible"]
-        self._hidden, self._began = frozenset(about["hidden"]), about["since"]
-        self.extra, self._notice = about["extra"], about["notice"]
-        self.post(message=about["message"])
-        if self._watch is not None:
-            self._watch.kept = about["promise"]
-
-    def packets(self, seconds: float) -> Iterator[Packet]:
-        """Train for so many seconds, or until stopped."""
-        until = time.monotonic() + seconds
-        listener = threading.Thread(target=self._listen, args=(until,), daemon=True)
-        listener.start()
-        try:
-            for frame, saved in self.stream():
-                kept = saved or self._newest
-                yield Packet(
-                    frame, None if saved is None else bytes(saved), self._seq,
-                    kept.step if saved else self.run.step,
-                    kept.played if saved else self._played,
-                    kept.read, self.run.diverged,
-                )  # fmt: skip
-        finally:
-            self._over.set()
-            listener.join()
-
-    def _listen(self, until: float) -> None:
-        while not self._over.wait(POLL):
-            for kind, value in self.mailbox.take():
-                if kind == "post":
-                    self.post(**value)
-                elif kind == "hide":
-                    self.hide(frozenset(value))
-                else:
-                    getattr(self, kind)(*value)  # hear, look
-            # again and again: a stream that is about to begin forgets that it was told to end
-            if self.mailbox.stopped or time.monotonic() > until:
-                self.stop()
-
-    def _share(self, since: float) -> float:
-        return super()._share(since + self._began)  # Play was clicked in an earlier box
-
-    def _keep(self) -> bytes | None:
-        if (saved := super()._keep()) is None:
-            return None
-        # the branches begin in the other process: here the moment alone is kept
-        self.timeline.moments[-1] = Moment(self.run.step, self._played, b"")
-        kept = self._newest = _Saved(saved)
-        kept.step, kept.played, kept.read = self.run.step, self._played, self._read
-        return kept
-
-    def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
-        self.extra = {**self.extra, "gpu": "on"}
-        if self._stopping and self.mailbox.stopped != PAUSE and not self.run.diverged:
-            fresh, playing, measure = False, True, False  # it goes on elsewhere: no last numbers
-        return super()._frame(fresh, playing, measure)
-
-
-_READERS["number"] = lambda worker, value: setattr(worker, "_read", value)
-
-
-def _train(slot: int, saved: bytes, about: str, seconds: float) -> Iterator[Packet]:
-    """A box of time. The mailbox is named by its number: it cannot be sent."""
-    machine.exact()
-    yield from _Inside(MAILBOXES[slot], saved, json.loads(about)).packets(seconds)
-
-
-# before any fork: a forked process is kept for the next visitor, and sees no later memory
-MAILBOXES = [Mailbox() for _ in range(SLOTS)] if ON else []
-_free = queue.SimpleQueue()
-for _slot in range(len(MAILBOXES)):
-    _free.put(_slot)
-lend: Callable[..., Iterator[Packet]] | None = spaces.GPU(duration=BOX)(_train) if ON else None
-
-
-# ---------------------------------------------------------------- in the Space's own process
-
-
-class _Box:
-    """One box of time, seen from outside: its mailbox, and what was put into it.
-
-    Two hold it, the run and the thread that waits for packets; its mailbox goes to the next
-    visitor once both have let go, and nothing is put into it from the moment that the run has.
-    """
-
-    def __init__(self, slot: int) -> None:
-        self.slot, self.mailbox = slot, MAILBOXES[slot]
-        self.packets: queue.SimpleQueue[Packet | _End] = queue.SimpleQueue()
-        self.journal: list[tuple[int, dict[str, Any]]] = []
-        self.closing = False
-        self._holders, self._open, self._lock = 2, True, threading.Lock()
-        self.mailbox.clear()
-
-    def forward(self, message: dict[str, Any]) -> bool:
-        """Take a message along; False when the run has to come home for it."""
-        number = len(self.journal) + 1
-        fits = not self.closing and set(message) <= LIVE
-        if not fits or not self.put(["post", {"number": number, **message}]):
-            self.close(HOME)
-            return False
-        self.journal.append((number, message))
-        return True
-
-    def put(self, message: Any) -> bool:
-        with self._lock:
-            return self._open and self.mailbox.put(message)
-
-    def close(self, why: int) -> None:
-        """Ask for its end."""
-        self.closing = True
-        with self._lock:
-            if self._open and self.mailbox.stopped != PAUSE:
-                self.mailbox.stop(why)
-
-    def leave(self, run: bool = False) -> None:
-        """One of the two lets go of it."""
-        if run:
-            self.close(HOME)
-        with self._lock:
-            self._open = self._open and not run
-            self._holders -= 1
-            if not self._holders:
-                _free.put(self.slot)
-
-    def pump(self, saved: bytes, about: str) -> None:
-        """Ask for the GPU, and pass on what comes; the last is why it ended."""
-        ended: BaseException | None = None
-        try:
-            for packet in lend(self.slot, saved, about, BOX - SPARE):
-                self.packets.put(packet)
-        except Exception as error:
-            ended = error
-        finally:
-            self.packets.put(_End(ended))
-            self.leave()
-
-
-class _End(NamedTuple):
-    error: BaseException | None
 
 
 class ZeroWorker(Worker):
@@ -232,7 +37,7 @@ class ZeroWorker(Worker):
         # the Space's own process sees a GPU that is not there
         super().__init__("cpu", fps, crowd, pictures)
         self.wanted = False
-        self._box: _Box | None = None
+        self._box: Box | None = None
         self._posting = threading.Lock()
         self._context = contextvars.copy_context()
         self._lost = 0  # boxes in a row that ended without a checkpoint
@@ -325,7 +130,7 @@ class ZeroWorker(Worker):
         if self._stopping or self.run is None or self.run.diverged:
             return
         try:
-            box = _Box(_free.get_nowait())
+            box = Box(boxes.free.get_nowait())
         except queue.Empty:
             self._come_home("All GPUs of this Space are taken; the run goes on on the CPU")
             return
@@ -336,7 +141,7 @@ class ZeroWorker(Worker):
             self._box = box
         if self._stopping or self._mail:
             box.close(PAUSE if self._stopping else HOME)
-        task = (box.pump, saved, about)
+        task = (box.pump, saved, about, BOX - SPARE)
         threading.Thread(target=self._context.run, args=task, daemon=True).start()
         begin, told, begun, asked = time.monotonic(), False, None, True
         try:
@@ -353,7 +158,7 @@ class ZeroWorker(Worker):
                         self._notice = self._message
                         yield self._frame(fresh=False, playing=True, measure=False), None
                     continue
-                if isinstance(packet, _End):
+                if isinstance(packet, End):
                     error, asked = packet.error, box.closing
                     break
                 if begun is None:
@@ -392,7 +197,7 @@ class ZeroWorker(Worker):
             "promise": self._watch.kept if self._watch is not None else None,
         }  # fmt: skip
 
-    def _home(self, box: _Box, saved: bytes | None, read: int, diverged: str | None) -> None:
+    def _home(self, box: Box, saved: bytes | None, read: int, diverged: str | None) -> None:
         """Take over where the box ended, and the messages that its last checkpoint missed."""
         ghosts = [lane.ghosts for lane in self.run.lanes]
         if saved is not None:
@@ -439,6 +244,6 @@ class ZeroWorker(Worker):
 
 def worker(device: str | None, fps: float, crowd: Crowd | None, pictures: bool) -> Worker:
     """What drives a visitor's run here."""
-    if lend is not None and device is None:
+    if boxes.lend is not None and device is None:
         return ZeroWorker(fps, crowd, pictures)
     return Worker(device, fps, crowd, pictures)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from app import zero
+from app import box
 from app.mailbox import Mailbox
 from app.session import Session
 from app.worker import Worker
@@ -30,7 +30,7 @@ SECOND = 15  # frames, at the pace that the visitor asks for
 
 
 def test_where_nothing_is_lent_there_is_a_plain_worker():
-    assert not zero.ON and zero.lend is None and zero.spaces is None
+    assert not box.ON and box.lend is None and box.spaces is None
     session = Session("cpu")
     assert type(session.worker) is Worker
     session.choose_gpu()
@@ -165,7 +165,7 @@ def test_when_the_quota_ends_the_cpu_goes_on(space):
 
 
 def test_every_mailbox_is_free_again(space):
-    assert space["free"] == zero.SLOTS
+    assert space["free"] == box.SLOTS
 
 
 @pytest.mark.slow
@@ -193,4 +193,4 @@ def test_the_rest_of_a_visit():
     api = found["two"]["api"]
     assert {asked["token"] for what, asked in api if what == "schedule"} == {"of 6", "of 16"}
     assert len({asked["pid"] for what, asked in api if what == "allow"}) == 2
-    assert found["free"] == zero.SLOTS
+    assert found["free"] == box.SLOTS

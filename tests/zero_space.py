@@ -24,6 +24,7 @@ from gradio.context import LocalContext  # noqa: E402
 
 import engines.run  # noqa: E402
 from app import zero  # noqa: E402
+from app.box import free  # noqa: E402
 from app.pack import unpack  # noqa: E402
 from app.session import Session  # noqa: E402
 from engines import Experiment  # noqa: E402
@@ -212,7 +213,7 @@ if __name__ == "__main__":
         for name in names:
             begin = len(api.log)
             found[name] = {"seen": globals()[name](), "api": api.log[begin:]}
-        found["pid"], found["free"] = os.getpid(), zero._free.qsize()
+        found["pid"], found["free"] = os.getpid(), free.qsize()
     print(json.dumps(found))
     sys.stdout.flush()
     for child in multiprocessing.active_children():  # kept for a next visitor
