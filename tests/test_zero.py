@@ -113,7 +113,7 @@ def notes(seen: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def space() -> dict[str, Any]:
-    return visit("stream", "knob", "killed", "quota")
+    return visit("stream", "knob", "killed", "quota", "page")
 
 
 def test_frames_stream_out_of_a_forked_process(space):
@@ -162,6 +162,13 @@ def test_when_the_quota_ends_the_cpu_goes_on(space):
         "Your GPU quota on Hugging Face has ended; the run goes on on the CPU, "
         f"from step {last:,}. The GPU can be had again in 1:02:03." in notes(seen)
     )
+
+
+def test_the_page_offers_a_gpu_only_where_one_is_lent(space):
+    from app.page import build
+
+    here = [b.elem_id for b in build().blocks.values() if b.get_block_name() == "button"]
+    assert set(space["page"]["seen"]["buttons"]) - set(here) == {"gp-gpu"}
 
 
 def test_every_mailbox_is_free_again(space):

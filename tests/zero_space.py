@@ -189,6 +189,14 @@ def hidden() -> dict[str, Any]:
     return {**found, "asked": len(api.asked("schedule")) - begin}
 
 
+def page() -> dict[str, Any]:
+    from app.page import build
+
+    return {
+        "buttons": [b.elem_id for b in build().blocks.values() if b.get_block_name() == "button"]
+    }
+
+
 def two() -> list[dict[str, Any]]:
     api.crowded = True
     visitors = [Visitor(experiment(8)), Visitor(experiment(9, lr=0.004))]
