@@ -10,18 +10,27 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  && { command -v $$p; break; }; done)
 
+# what was compiled once is kept: without, half of a quick run's beginning would go into that
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check bench docs clips lint clean
 
 run: $(VENV)/.run
 	$(PY) app.py
 
-# two processes for what computes; the browser has the machine to itself, for it keeps time
+# Two processes for what computes, each with one half of the tests in their order: neighbours often
+# share what is dear. The browser keeps time, and leaves half of a core idle: the presets train on
+# what it leaves, which is all that `nice` gives them.
 test: $(VENV)/.dev browser lint
-	$(PY) -m pytest -n 2 -m "not browser"
-	$(PY) -m pytest -m browser
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser --ignore tests/test_presets.py
+	@mkdir -p tests/out; \
+	nice -n 19 $(PY) -m pytest -n 2 --dist worksteal tests/test_presets.py >tests/out/presets.txt 2>&1 & \
+	presets=$$!; trap "kill $$presets" INT TERM; \
+	$(PY) -m pytest tests/browser; browser=$$?; \
+	wait $$presets; presets=$$?; cat tests/out/presets.txt; exit $$((browser || presets))
 
 check: $(VENV)/.dev lint
-	$(PY) -m pytest -n 2 -m "not slow and not browser and not gpu"
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m "not slow and not gpu"
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -78,7 +78,8 @@ def endpoints(visitors: Visitors) -> dict[str, Callable]:
     def knobs(engine: str) -> list[dict[str, Any]]:
         """The knobs of an engine: name, label, kind (float, int, bool or choice), default, low,
         high, log, choices, live (acts while it trains), view (changes only what is shown), when
-        (the other knobs' values for which it means anything), kinds (the kinds of data on which it
+        (the other knobs' values for which it means anything, or what they must be above; "a or b"
+        asks it of either), kinds (the kinds of data on which it
         does, all if none is listed) and help. A knob that is neither live nor view begins the run
         again.
 

@@ -14,6 +14,7 @@ Arrays are quantised to what a screen can show:
     Heat      uint8, 0 is "nothing" (NaN). Sequential: 1 + 254·t^γ with t = (v−lo)/(hi−lo) cut
               to [0, 1]; the error in t^γ is at most 1/508, so for γ = ½ the value is off by at
               most 0.4 % of hi − lo. Diverging: 128 + 127·v/hi; the error is at most hi/254.
+              With keyframes lo and hi are common to all, or hi is a list, one for each.
     xy …      int16, an offset and a scale for each coordinate; off by at most half of `scale`,
               1/131068 of the range. −32768 stands for a point that is not finite.
     Surface   int16 likewise.
@@ -21,6 +22,10 @@ Arrays are quantised to what a screen can show:
     alpha     uint8 of [0, 1]; off by at most 1/510.
     group     uint8; negative means no group (255).
     the rest  float32. Curves are thinned to at most 500 points.
+
+A keyframe costs H·W bytes of a Heat (64×64: 4 kB, 100×100: 10 kB), 4 of each point, arrow or
+vertex (and 4 more of an arrow whose foot moves); base64 makes that a third more. Eight keyframes
+of a 64×64 field are 44 kB: mark it static where it never changes, else give its panel a low `hz`.
 """
 
 from __future__ import annotations
@@ -229,19 +234,32 @@ def _heat(mark: Heat, blocks: _Blocks) -> dict[str, Any]:
     v = np.asarray(mark.values, dtype=np.float64)
     finite = np.isfinite(v)
     if mark.scale == "diverging":
-        hi = _short(mark.hi if mark.hi is not None else np.abs(v[finite]).max(initial=0.0))
-        hi = hi if hi > 0 else 1.0
-        codes = 128 + np.rint(127 * np.clip(v / hi, -1, 1))
-        how = {"code": "diverging", "lo": -hi, "hi": hi, "gamma": 1.0}
+        his = _tops(mark.hi if mark.hi is not None else np.abs(v[finite]).max(initial=0.0), 0.0)
+        codes = 128 + np.rint(127 * np.clip(v / _over(his), -1, 1))
+        how = {"code": "diverging", "lo": _one([-hi for hi in his]), "gamma": 1.0}
     else:
-        lo = _short(mark.lo)
-        hi = _short(mark.hi if mark.hi is not None else v[finite].max(initial=lo))
-        hi = hi if hi > lo else lo + 1.0
-        gamma = float(mark.gamma)
-        codes = 1 + np.rint(254 * np.clip((v - lo) / (hi - lo), 0, 1) ** gamma)
-        how = {"code": "sequential", "lo": lo, "hi": hi, "gamma": gamma}
+        lo, gamma = _short(mark.lo), float(mark.gamma)
+        his = _tops(mark.hi if mark.hi is not None else v[finite].max(initial=lo), lo)
+        codes = 1 + np.rint(254 * np.clip((v - lo) / (_over(his) - lo), 0, 1) ** gamma)
+        how = {"code": "sequential", "lo": lo, "gamma": gamma}
     codes = np.where(np.isnan(v), 0, codes).astype(np.uint8)
-    return blocks.array(codes, **how)
+    return blocks.array(codes, hi=_one(his), **how)
+
+
+def _tops(hi: float | np.ndarray, lo: float) -> list[float]:
+    """The upper end of a field's scale, or of each keyframe's, always above the lower end."""
+    his = [_short(x) for x in np.atleast_1d(hi)]
+    return [x if x > lo else lo + 1.0 for x in his]
+
+
+def _one(values: list[float]) -> float | list[float]:
+    return values[0] if len(values) == 1 else values
+
+
+def _over(hi: float | Sequence[float]) -> np.ndarray:
+    """One number for all of (…, H, W), or one for each of (T, H, W)."""
+    hi = np.asarray(hi, dtype=np.float64)
+    return hi.reshape(-1, 1, 1) if hi.size > 1 else hi.reshape(())
 
 
 def _fine(value: np.ndarray, box: Box | None, blocks: _Blocks) -> dict[str, Any]:
@@ -387,8 +405,8 @@ def _decoded(codes: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
         v = codes * np.array(how["scale"]) + np.array(how["offset"])
         return np.where(codes == SENTINEL, np.nan, v)
     if code == "diverging":
-        v = (codes.astype(float) - 128) / 127 * how["hi"]
+        v = (codes.astype(float) - 128) / 127 * _over(how["hi"])
     else:
         t = np.maximum(codes.astype(float) - 1, 0) / 254
-        v = how["lo"] + (how["hi"] - how["lo"]) * t ** (1 / how["gamma"])
+        v = how["lo"] + (_over(how["hi"]) - how["lo"]) * t ** (1 / how["gamma"])
     return np.where(codes == 0, np.nan, v)

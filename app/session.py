@@ -17,6 +17,7 @@ from app import zero
 from app.share import MAX_HASH, to_hash
 from app.worker import SPEEDS, Crowd
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines.base import NOISE
 from engines.experiment import MAX_SEED
 from engines.knobs import Knob, shown
 
@@ -73,7 +74,7 @@ class Session:
             "family": kind.family,
             "title": kind.title,
             "tagline": kind.tagline,
-            "objective": kind.objective,
+            "objective": kind.formula(self.experiment.knobs),
             "look_for": kind.look_for,
             "paper": kind.paper,
             "dataset": self.experiment.dataset,
@@ -423,6 +424,11 @@ class Session:
     def controls(self) -> dict[str, Any]:
         """The engine's knobs with their values, its actions and comparisons."""
         kind, data = ENGINES[self.experiment.engine], self.experiment.data_kind
+        # a change of what means nothing on these data would be no change
+        offered = [
+            label for label, changes in kind.compare.items()
+            if any(kind.knobs[name].suits(data) for name in changes)
+        ]  # fmt: skip
         return {
             "key": f"engine {kind.name} on {data}",
             "where": "engine",
@@ -433,7 +439,7 @@ class Session:
                 if entry.kind != "payload" and entry.suits(data)
             ],
             "actions": [a.spec() for a in kind.actions.values() if not a.takes],
-            "compare": {"offered": list(kind.compare), "chosen": self.beside_labels()},
+            "compare": {"offered": offered, "chosen": self.beside_labels()},
             "seed": self.experiment.seed,
             "heard": {k: n for k, n in self._turns.items() if k in kind.knobs},
             "beside": [dict(changes) for changes in self.experiment.beside],
@@ -450,10 +456,19 @@ class Session:
 
     def sources(self) -> list[dict[str, Any]]:
         """The control that says which dataset the model comes from; none where it takes none."""
-        kind, chosen = ENGINES[self.experiment.engine], self.experiment.source
-        if chosen is None:
+        here = self.experiment
+        kind, chosen = ENGINES[here.engine], here.source
+        if kind.comes_from is None:
             return []
-        names = tuple(n for n, d in DATASETS.items() if kind.accepts_source(d()) is None)
+        shape = here.make_dataset().shape
+        others = {name: dataset() for name, dataset in DATASETS.items()}
+        names = tuple(
+            n for n, d in others.items() if d.shape == shape and kind.accepts_source(d) is None
+        )
+        if kind.comes_from == NOISE:
+            names, chosen = (NOISE, *names), chosen or NOISE
+        if len(names) < 2:
+            return []
         entry = Knob(
             chosen, name="source", kind="choice", choices=names, label="Comes from",
             help="The data that the model starts out from; the data above are where it goes.",

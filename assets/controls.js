@@ -171,14 +171,20 @@ function build() {
   );
 }
 
+// whether a knob means anything beside these values, as Knob.applies in Python has it
+function applies(knob, values) {
+  const met = (value, wanted) => Array.isArray(wanted) ? wanted.includes(value) : value > wanted.above;
+  return Object.entries(knob.when).every(([names, wanted]) =>
+    names.split(' or ').some(name => !(name in values) || met(values[name], wanted)));
+}
+
 // values, what `when` hides, and what is being compared
 function refresh() {
   const values = Object.fromEntries(state.knobs.map(knob => [knob.name, knob.value]));
   for (const knob of state.knobs) {
     // a knob that means something to any of the settings side by side is shown
-    const applies = [{}, ...(state.beside || [])].some(changes =>
-      Object.entries(knob.when).every(([other, wanted]) => wanted.includes({...values, ...changes}[other])));
-    rows.get(knob.name).node.hidden = !applies;
+    const shown = [{}, ...(state.beside || [])].some(changes => applies(knob, {...values, ...changes}));
+    rows.get(knob.name).node.hidden = !shown;
     rows.get(knob.name).node.classList.toggle('moved', knob.value !== knob.default);
   }
 }

@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import tempfile
 from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
+from bench.shot import draw
 from engines import Experiment
 from engines.metrics import mode_report, total_variation
 from engines.probes import reference
@@ -43,7 +43,6 @@ GAMES: dict[str, dict] = {
 }
 MEASURES = {"modes": "modes covered", "inside": "share within 3σ",
             "share_tv": "shares off by", "spread": "spread, true = 1"}  # fmt: skip
-PICTURES = Path(__file__).parent.parent / "assets" / "pictures"
 OUT = Path(__file__).parent / "out"
 
 
@@ -136,7 +135,7 @@ def figure(kept: list[dict], dataset: str, dark: bool) -> go.Figure:
         showlegend=False, width=1280, height=90 + 88 * len(kept),
         font={"family": "Inter, DejaVu Sans, sans-serif", "color": ink, "size": 12},
         paper_bgcolor="#1a1d26" if dark else "#ffffff", plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 250, "r": 14, "t": 36, "b": 48},
+        margin={"l": 290, "r": 14, "t": 36, "b": 48},
     )  # fmt: skip
     return fig
 
@@ -157,26 +156,11 @@ def table(kept: list[dict]) -> str:
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser.conftest import FLAGS
-    from tests.browser.find import find
-
     kept = [json.loads(path.read_text()) for path in sorted(OUT.glob("games-*.json"))]
     if not kept:
         raise SystemExit("Nothing to draw: run `python -m bench.quality gan --save` first.")
     print(table(kept))
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
-        for theme in ("light", "dark"):
-            fig = figure(kept, "ring8", theme == "dark")
-            page = browser.new_page(viewport={"width": 1280, "height": fig.layout.height})
-            html = Path(folder) / f"{theme}.html"
-            fig.write_html(html, config={"staticPlot": True})
-            page.goto(html.as_uri())
-            page.wait_for_selector(".main-svg .annotation-text")
-            page.locator(".plotly-graph-div").screenshot(path=PICTURES / f"games_{theme}.png")
-        browser.close()
+    draw(lambda dark: figure(kept, "ring8", dark), "games", ".main-svg .annotation-text")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bench.quality import IMAGES, OUT, PLANES, ROWS, unit
+from bench.shot import draw
 
-PICTURES = Path(__file__).parent.parent / "assets" / "pictures"
 WIDTH, HEIGHT, COLUMNS = 1280, 820, 3
 PLOT = 300  # pixels of a plot's height, about
 GAP = 14 / PLOT  # between two names, as a share of it
@@ -175,25 +173,10 @@ def _plot(fig: go.Figure, rows: dict, name: str, cell: tuple[int, int], ink: str
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser.conftest import FLAGS
-    from tests.browser.find import find
-
     kept = [json.loads(path.read_text()) for path in sorted(OUT.glob("quality-*.json"))]
     if not kept:
         raise SystemExit("Nothing to draw: run `python -m bench.quality --save` first.")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
-        for theme in ("light", "dark"):
-            fig = figure(kept, theme == "dark")
-            page = browser.new_page(viewport={"width": WIDTH, "height": fig.layout.height})
-            html = Path(folder) / f"{theme}.html"
-            fig.write_html(html, config={"staticPlot": True})
-            page.goto(html.as_uri())
-            page.wait_for_selector(".main-svg .xtitle")
-            page.locator(".plotly-graph-div").screenshot(path=PICTURES / f"quality_{theme}.png")
-        browser.close()
+    draw(lambda dark: figure(kept, dark), "quality", ".main-svg .xtitle")
 
 
 if __name__ == "__main__":

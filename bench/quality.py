@@ -4,6 +4,7 @@
     python -m bench.quality flow --datasets moons,spirals       one engine, with its curve
     python -m bench.quality flow --knobs '{"kind": "MAF"}' --seeds 0,1,2 --seconds 30
     python -m bench.quality flow --datasets digits --seconds 60
+    python -m bench.quality score                  samples alone: k-NN KL above its floor
     python -m bench.quality gan                    modes, shares and spread: see bench/games.py
 
 KL(p‖q) is the mean of log p − log q in nats over the run's 10,000 held-out points, with the
@@ -13,6 +14,9 @@ shows: its best on validation images, where it keeps them. Seconds are CPU secon
 alone, on one thread.
 
 Digits with labels have two numbers that need each other: see `bench.labelled`.
+
+An engine without a density in the plane is told by its samples: KL(p‖q) guessed from distances to
+nearest neighbours, less what as many true samples give (`engines.probes`).
 
 With `--save` the curves are kept in bench/out, and `python -m bench.picture` draws them all.
 """
@@ -32,6 +36,7 @@ import torch
 from bench import games, labelled
 from engines import DATASETS, ENGINES, Experiment, rival
 from engines.metrics import bits_per_dim, kl
+from engines.probes import reference
 from engines.run import Diverged, Run
 
 MARKS = (1, 2, 4, 8, 15, 30, 60)
@@ -46,11 +51,14 @@ ROWS: dict[str, tuple[str, dict]] = {
     "Autoregressive": ("autoregressive", {}),
     "VAE": ("vae", {}),
     "Noise contrast": ("nce", {}),
+    "Diffusion": ("diffusion", {}),
+    "Flow matching": ("flow_matching", {}),
 }
 IMAGES = ("digits",)
 ON_IMAGES = ("Flow, spline", "Autoregressive", "VAE")  # of ROWS, and for how long
 IMAGE_SECONDS = 60
 PLANES = ("spirals", "checkerboard", "ring8", "moons")
+BY_SAMPLES = ("ring8soft", "moons", "checkerboard")  # of engines without a density
 OTHERS = [
     ("gan", "ring8soft"), ("gan", "grid25"),
     ("mixture", "digits"), ("gan", "digits"),
@@ -76,9 +84,14 @@ def unit(dataset: str) -> str:
 def curve(
     engine: str, dataset: str, knobs: dict, seed: int, seconds: float
 ) -> list[tuple[float, int, float]]:
-    """(CPU seconds, step, `unit`) at each of MARKS up to `seconds`; NaN once it diverged."""
+    """(CPU seconds, step, `unit`) at each of MARKS up to `seconds`; NaN once it diverged.
+
+    Of an engine without a density, k-NN KL above its floor, in nats.
+    """
     run = Experiment(dataset, engine, seed, knobs).start("cpu")
     test, images = run.pool.test, run.dataset.kind == "images"
+    if not (images or run.engine.has_density):
+        return by_samples(run, seconds)
     log_p = None if images else run.dataset.log_prob(test)
     out, before = [], 0.0
     for mark in [*(m for m in MARKS if m < seconds), seconds]:
@@ -98,12 +111,28 @@ def curve(
     return out
 
 
+def by_samples(run: Run, seconds: float) -> list[tuple[float, int, float]]:
+    """The same, k-NN KL(p‖q) above its floor: 10,000 samples against as many held-out points."""
+    ref, out, before = reference(run.pool), [], 0.0
+    for mark in [*(m for m in MARKS if m < seconds), seconds]:
+        try:
+            train(run, mark - before)
+            with torch.no_grad(), run.engine.still(stream=1):
+                x = run.engine.sample(ref.n).cpu().numpy()
+            out.append((mark, run.step, ref.knn_kl(x).value - ref.knn_kl_floor))
+        except Diverged:
+            return [*out, (mark, run.step, math.nan)]
+        before = mark
+    return out
+
+
 def table(engine: str, datasets: list[str], knobs: dict, seeds: list[int], seconds: float) -> list:
     """Print a line for each curve, the median over seeds last; returns what was measured."""
     found = []
     for dataset in datasets:
         last, kernels = [], None
-        if DATASETS[dataset].kind == "plane":
+        dense = ENGINES[engine].density is not None
+        if dense and DATASETS[dataset].kind == "plane":
             pool = DATASETS[dataset]().pool(seeds[0])
             kernels = rival.measure(pool)["kl_pq"] if rival.has_rival(pool) else None
         for seed in seeds:
@@ -153,7 +182,10 @@ def main(arguments: list[str] | None = None) -> None:
             datasets = (given.datasets or "ring8").split(",")
             games.measure(label, knobs, datasets, seeds, given.seconds, given.save)
         return
-    datasets = (given.datasets or ",".join(PLANES)).split(",")
+    by_default = PLANES
+    if given.engine and ENGINES[given.engine].density is None:
+        by_default = BY_SAMPLES
+    datasets = (given.datasets or ",".join(by_default)).split(",")
     label = ", ".join([given.engine or "", *(f"{k} {v}" for k, v in knobs.items())])
     if given.engine or given.row:
         engine, knobs = (given.engine, knobs) if given.engine else ROWS[given.row]
@@ -182,7 +214,9 @@ def measure(
         # images are often measured by themselves, for longer
         kind = " images" if all(DATASETS[d].kind == "images" for d in datasets) else ""
         name = re.sub(r"[^a-z0-9]+", "-", f"{label}{kind}".lower()).strip("-")
-        kept = OUT / f"quality-{name}.json"
+        # what is measured by samples has another scale: it is not in the picture of KL(p‖q)
+        head = "samples" if ENGINES[engine].density is None else "quality"
+        kept = OUT / f"{head}-{name}.json"
         kept.write_text(json.dumps({"label": label, "runs": found}))
         print(kept)
 

@@ -21,6 +21,7 @@ from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
 
 ENGINES: dict[str, type[Engine]] = {}
+NOISE = "noise"  # in place of a source's name
 
 # what can be said of the model's density q(x), after Goodfellow 2016, "NIPS 2016 tutorial:
 # generative adversarial networks", figure 9
@@ -63,8 +64,8 @@ class Engine(Knobbed):
     made_for: ClassVar[str] = ""
     # the dataset that it opens on where it does not take the one at hand
     opens_on: ClassVar[str] = "ring8soft"
-    # for engines that go from one dataset to another, the source where none is named; the others
-    # begin with noise and take no source
+    # for engines that go from one dataset to another, the source where none is named; NOISE for
+    # those that begin with noise unless one is. The others begin with noise and take no source
     comes_from: ClassVar[str | None] = None
     # steps between two frames at normal speed, at most: the course of a game of few numbers is
     # the picture, and it would be over before anyone looks. None: as many as there is time for
@@ -130,6 +131,12 @@ class Engine(Knobbed):
     def refuses(cls, dataset: Dataset, knobs: Mapping[str, Any]) -> str | None:
         """None, or the reason why it cannot be trained on the dataset with these knobs (all)."""
         return None
+
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        """The equation that a page shows under these knobs (all): `objective`, unless it depends
+        on them."""
+        return cls.objective
 
     def start(self, pool: Pool) -> None:
         """Build networks, optimisers and buffers for `pool`; call super().start(pool) first."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.base import ENGINES
+from engines.base import ENGINES, NOISE
 from engines.data.base import DATASETS, Dataset, PointsDataset, Pool
 from engines.knobs import BadInput, listed, shown
 
@@ -39,7 +39,8 @@ class Experiment:
         options: changes to the dataset's options; completed likewise.
         points: (N, 2) points in place of a named dataset; use `from_points`.
         source: a second dataset, for engines that go from one to another; None is the one that
-            the engine comes from by itself.
+            the engine comes from by itself. "noise" is the same as None for those that begin with
+            noise by themselves.
         beside: up to three sets of knob changes run in lockstep on the same data and seed.
 
     Raises BadInput, one sentence, when anything does not fit.
@@ -71,10 +72,10 @@ class Experiment:
         else:
             put("options", _dataset_class(self.dataset).complete(self.options))
         engine = ENGINES[self.engine]
-        if self.source is None:
+        if self.source is None or self.source == NOISE == engine.comes_from:
             if self.source_options:
                 raise BadInput("source_options without a source.")
-            put("source", engine.comes_from)
+            put("source", None if engine.comes_from == NOISE else engine.comes_from)
         if self.source is not None:
             put("source_options", _dataset_class(self.source).complete(self.source_options))
             if reason := engine.accepts_source(self.make_source()):
@@ -92,6 +93,11 @@ class Experiment:
         dataset = self.make_dataset()
         if reason := engine.accepts(dataset):
             raise BadInput(reason)
+        if self.source is not None and (source := self.make_source()).shape != dataset.shape:
+            raise BadInput(
+                f"A model goes between data of one shape: {self.source} has {source.dim} numbers a "
+                f"row, {self.dataset} has {dataset.dim}."
+            )
         for knobs in self.lanes():
             if reason := engine.refuses(dataset, knobs):
                 raise BadInput(reason)

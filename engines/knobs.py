@@ -27,19 +27,32 @@ class BadInput(ValueError):
     """Something that arrived is refused. The message is one sentence, fit for the page."""
 
 
+def printable(text: str, limit: int = 40) -> str:
+    """Text fit for a sentence: line breaks and the like escaped, cut to `limit` characters."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def shown(value: Any, limit: int = 40) -> str:
     """`repr` of anything that a visitor may have sent, cut to `limit` characters."""
     try:
         text = repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return printable(text, limit)
 
 
 def listed(names: Iterable[str], limit: int = 180) -> str:
     """Names with commas between them, as many as fit into a sentence."""
     out = ", ".join(names) or "none"
     return out if len(out) <= limit else out[:limit].rpartition(", ")[0] + " …"
+
+
+@dataclass(frozen=True)
+class Above:
+    """In a knob's `when`: any number that is larger than this one."""
+
+    above: float
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,17 @@ class Knob:
         return int(value) if self.kind == "int" else float(value)
 
     def applies(self, values: Mapping[str, Any]) -> bool:
-        """Whether the knob means anything beside these other values (its `when`)."""
+        """Whether the knob means anything beside these other values (its `when`).
+
+        Of a knob that is not among them nothing is asked: it does not suit the data.
+        """
+
+        def met(value: Any, wanted: Any) -> bool:
+            return value > wanted.above if isinstance(wanted, Above) else value in _listed(wanted)
+
         return all(
-            values.get(name) in (wanted if isinstance(wanted, (list, tuple)) else [wanted])
-            for name, wanted in self.when.items()
+            any(name not in values or met(values[name], wanted) for name in names.split(" or "))
+            for names, wanted in self.when.items()
         )
 
     def suits(self, kind: str) -> bool:
@@ -103,10 +123,14 @@ class Knob:
         spec = asdict(replace(self, parse=None))
         del spec["parse"]
         spec["when"] = {
-            k: list(v) if isinstance(v, (list, tuple)) else [v] for k, v in self.when.items()
+            k: asdict(v) if isinstance(v, Above) else _listed(v) for k, v in self.when.items()
         }
         spec["choices"], spec["kinds"] = list(self.choices), list(self.kinds)
         return spec
+
+
+def _listed(wanted: Any) -> list:
+    return list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
 
 
 def knob(
@@ -133,7 +157,8 @@ def knob(
         view: changes only what is shown; never touches training.
         help: the tooltip, one sentence.
         label: shown on the page in place of the name.
-        when: {"other_knob": value or (values…)}: hidden unless it applies.
+        when: {"other_knob": value, (values…) or Above(number)}: hidden unless all of it holds;
+            {"one or another": …} asks it of either of the two.
         kinds: of data (`Dataset.kind`) on which it does anything, hidden on others; empty: all.
     """
     if live and view:
@@ -222,7 +247,7 @@ class Knobbed:
             cls.knobs[name] = _finish(name, entry, hints.get(name), cls.__name__)
             delattr(cls, name)  # an instance without its values should fail loudly
         for entry in cls.knobs.values():
-            for other in entry.when:
+            for other in " or ".join(entry.when).split(" or ") if entry.when else ():
                 if other not in cls.knobs:
                     raise TypeError(f"{cls.__name__}.{entry.name}: when names no knob {other!r}")
         cls.actions = {

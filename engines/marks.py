@@ -6,9 +6,12 @@ A Panel has a title, axes and marks; a mark is a dataclass of numpy arrays. Engi
 Roles carry the colour, and one colour means one thing on every tab:
 data, model, density, generator, discriminator, score, noise, lost, truth, plain.
 
-A mark with keyframes has a leading time axis in `xy` (Images: in `pixels`) and `keys`, the (T,)
-rising values of the panel's slider at which the frames stand. Between two of them the browser
-interpolates places; of images it shows the last one reached.
+A mark with keyframes has a leading time axis in `xy` (Heat: in `values`, Arrows: in `vectors`,
+Images: in `pixels`) and `keys`, the (T,) rising values of the panel's slider at which the frames
+stand. Between two of them the browser interpolates places, arrows and the values of fields; of
+images it shows the last one reached. Before the first key and after the last one it stands still.
+A panel without a slider shows the first frame. All frames travel, and so live on in the timeline
+and in an exported page: app/pack.py says how many bytes each one costs.
 """
 
 from __future__ import annotations
@@ -48,6 +51,12 @@ class Heat(Mark):
     scale 'sequential' runs from lo to hi (colour grows with value**gamma), 'diverging' is
     centred on zero and runs from -hi to hi. NaN is drawn as nothing. With `crisp` cells keep
     their edges, however many there are: rows that are things of their own.
+
+    Keyframed: `values` (T, H, W) and `keys` (T,). Values are interpolated linearly, so that a
+    density stays one; a cell that is NaN in either frame is nothing between them. Without `hi`
+    one scale holds for all frames, up to the largest value in any; a (T,) `hi` gives each frame
+    its own, which is interpolated too: for densities that are flat at one end of the slider and
+    sharp at the other.
     """
 
     values: np.ndarray
@@ -55,11 +64,12 @@ class Heat(Mark):
     role: Role = "density"
     scale: Literal["sequential", "diverging"] = "sequential"
     lo: float = 0.0
-    hi: float | None = None
+    hi: float | np.ndarray | None = None
     gamma: float = 0.5
     label: str = "density"
     unit: str = ""
     crisp: bool = False
+    keys: np.ndarray | None = None
     static: bool = False
 
 
@@ -83,6 +93,10 @@ class Paths(Mark):
     """(P, L, 2): P polylines of L vertices; `tail` fades them towards their beginning.
 
     `fill` shades what lies between each of them and y = 0.
+
+    `keys` (L,) are not frames but the slider's value at each vertex: of every path only the part
+    up to the slider's value is drawn, its last vertex interpolated. They rise, or fall where the
+    path runs against the slider: then the part from its beginning down to that value is drawn.
     """
 
     xy: np.ndarray
@@ -92,18 +106,24 @@ class Paths(Mark):
     fill: bool = False
     opacity: float = 0.6
     label: str = ""
+    keys: np.ndarray | None = None
     static: bool = False
 
 
 @dataclass
 class Arrows(Mark):
-    """(N, 2) feet and (N, 2) vectors in data units, as they are to be drawn."""
+    """(N, 2) feet and (N, 2) vectors in data units, as they are to be drawn.
+
+    Keyframed: `keys` (T,) with (T, N, 2) vectors, over feet that stay (N, 2) or move (T, N, 2).
+    Both are interpolated linearly; an arrow that is NaN in either frame is not there between them.
+    """
 
     xy: np.ndarray
     vectors: np.ndarray
     role: Role = "score"
     opacity: float = 0.9
     label: str = ""
+    keys: np.ndarray | None = None
     static: bool = False
 
 
@@ -235,13 +255,18 @@ class Handles(Mark):
 
 @dataclass
 class Slider:
-    """A slider under a panel that lives in the browser and runs through keyframes."""
+    """A slider under a panel that lives in the browser and runs through keyframes.
+
+    Panels whose sliders have the same `linked` name, in all lanes, move together: one value, cut
+    to each one's own range.
+    """
 
     label: str
     low: float
     high: float
     value: float
     ends: tuple[str, str] = ("", "")
+    linked: str = ""
 
 
 @dataclass

@@ -97,15 +97,21 @@ class Waves(nn.Module):
     def __init__(self, dim: int, waves: int, pitch: float, rng: torch.Generator) -> None:
         super().__init__()
         self.size = dim + waves
-        frequency = pitch * torch.randn(dim, waves, generator=rng, device=rng.device)
-        self.register_buffer("frequency", frequency)
+        self.register_buffer("frequency", self.frequencies(dim, waves, pitch, rng))
         phase = torch.rand(waves, generator=rng, device=rng.device) * (2 * math.pi)
         self.register_buffer("phase", phase)
 
+    @staticmethod
+    def frequencies(dim: int, waves: int, pitch: float, rng: torch.Generator) -> torch.Tensor:
+        """F (d, w)."""
+        return pitch * torch.randn(dim, waves, generator=rng, device=rng.device)
+
+    def sines(self, x: torch.Tensor) -> torch.Tensor:
+        """sin(xF + φ), (N, d) → (N, w)."""
+        return torch.sin(torch.addmm(self.phase, x, self.frequency))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.size == x.shape[1]:
-            return x
-        return torch.cat([x, torch.sin(torch.addmm(self.phase, x, self.frequency))], 1)
+        return torch.cat([x, self.sines(x)], 1) if len(self.phase) else x
 
 
 class Best(nn.Module):

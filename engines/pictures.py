@@ -163,6 +163,33 @@ def data_points(engine: Engine, n: int = SAMPLES, opacity: float = 0.45) -> Poin
     )
 
 
+def pixels(dataset: Dataset, x: Tensor) -> np.ndarray:
+    """Rows of images (…, dim) in data units → (…, H, W) float32 in [0, 1], what `Images` takes."""
+    shape = (*x.shape[:-1], *dataset.shape[-2:])
+    return np.clip(numpy(x) / dataset.levels, 0, 1).reshape(shape).astype(np.float32)
+
+
+def sheet(
+    engine: Engine, x: Tensor, columns: int, label: str, tags: list[str] | None = None, **more
+) -> Images:
+    """Images (N, dim) in data units, `columns` of them in a row."""
+    return Images(pixels(engine.pool.dataset, x), columns, tags, label, **more)
+
+
+def verdict(field: Tensor, box: Box, label: str = "D(x) − ½", hi: float = 0.5) -> Heat:
+    """What a discriminator says in the cells of a grid, (n, n), less its middle, which is pale."""
+    return Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)
+
+
+def noise_grid(n: int, dim: int, device: torch.device) -> Tensor:
+    """Crossings of n × n lines (n², dim ≥ 2) that cut N(0, I)'s first two dimensions into cells
+    of equal probability, from its 1 % to its 99 % quantile; the other dimensions are 0."""
+    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, n, device=device))
+    z = torch.zeros(n * n, dim, device=device)
+    z[:, :2] = torch.cartesian_prod(edge, edge)
+    return z
+
+
 def _plane(lane: Lane) -> list[Panel]:
     engine = lane.engine
     dataset = engine.pool.dataset
@@ -338,26 +365,20 @@ def _line(lane: Lane) -> list[Panel]:
 
 def _images(lane: Lane) -> list[Panel]:
     engine = lane.engine
-    dataset = engine.pool.dataset
-    height, width = dataset.shape
-    scale = dataset.levels  # a row of data runs from 0 to this
-
-    def sheet(rows: Tensor) -> np.ndarray:
-        return np.clip(numpy(rows).reshape(-1, height, width) / scale, 0, 1).astype(np.float32)
 
     def samples() -> list[Mark]:
-        return [Images(sheet(engine.sample(100)), 10, label="samples of the model")]
+        return [sheet(engine, engine.sample(100), 10, "samples of the model")]
 
     def data() -> list[Mark]:
-        return [Images(sheet(engine.pool.test[:100]), 10, label="held-out data", static=True)]
+        return [sheet(engine, engine.pool.test[:100], 10, "held-out data", static=True)]
 
     def neighbours() -> list[Mark]:
         from engines.metrics import nearest
 
         drawn = engine.sample(30)
         found = engine.pool.train[nearest(drawn, engine.pool.train.float())[1]]
-        pairs = torch.stack([drawn, found.float()], 1).reshape(-1, height * width)
-        return [Images(sheet(pairs), 10, label="sample, then its nearest training image")]
+        pairs = torch.stack([drawn, found.float()], 1).flatten(0, 1)
+        return [sheet(engine, pairs, 10, "sample, then its nearest training image")]
 
     panels = [
         Panel("samples", _name(lane, "Samples of the model"), samples, "the same noise all along",

@@ -7,17 +7,18 @@ what its two networks are and what the discriminator is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from types import ModuleType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from engines.base import Engine
-from engines.data.base import Dataset, Pool
+from engines.adversarial import Averaged
+from engines.data.base import Dataset
 from engines.gan import LOSSES, squared_slope
 from engines.knobs import knob
-from engines.nets import adam, linear, set_lr
+from engines.marks import Metric, Panel
+from engines.nets import linear
 
 
 class Perceptron(nn.Module):
@@ -48,22 +49,17 @@ class Perceptron(nn.Module):
         return self.head(self.body(x))
 
 
-class Game(Engine):
+class Game(Averaged):
     """A generator and a discriminator with the non-saturating loss and the R1 penalty.
 
-    Subclasses give `networks()`, `generate()` and `step()`. The model that is shown, sampled and
-    measured is the generator with its weights averaged over the last `averaging` updates.
-    Where the data are integers with uniform noise, samples get the same noise.
+    Subclasses give `networks()`, `generate()`, `step()`, and the module of their pictures, which
+    has metrics(engine), plane_panels(engine) and image_panels(engine).
 
-    References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1);
-    Yazıcı et al. 2019 (averaged generators).
+    References: Goodfellow et al. 2014 (the game); Mescheder, Geiger & Nowozin 2018 (R1).
     """
 
-    family: ClassVar[str] = "GAN"
-    density_kind = "implicit"
-    principle = "adversarial"
     loss_label = "loss, nats"
-    if_diverged = "Try smaller step sizes, or a larger R1 penalty."
+    pictures: ClassVar[ModuleType]
 
     latent: int = knob(8, 1, 64, label="Noise dimensions",
                        help="Dimensions of the noise that the generator is fed with.")  # fmt: skip
@@ -81,9 +77,6 @@ class Game(Engine):
                           help="The samples shown and measured are the generator's with its weights "
                           "averaged over about so many updates; 1 shows the newest weights.")  # fmt: skip
 
-    BETAS = (0.0, 0.99)  # momentum makes two players circle each other
-    SETTLING = 1000  # step sizes fall as 1/√(1 + t/SETTLING)
-
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
         if dataset.kind not in ("plane", "images"):
@@ -91,25 +84,6 @@ class Game(Engine):
         return None
 
     # ------------------------------------------------------------ training
-
-    def networks(self, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
-        """The generator and the discriminator, with first weights from `rng`."""
-        raise NotImplementedError
-
-    def start(self, pool: Pool) -> None:
-        super().start(pool)
-        self.generator, self.discriminator = self.networks(self.rng)
-        spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
-        self.averaged = self.networks(spare)[0].requires_grad_(False)
-        self.averaged.load_state_dict(self.generator.state_dict())
-        self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
-        self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
-        self.g_updates = 0
-        self.refresh()
-
-    def feed(self, pool: Pool) -> None:
-        super().feed(pool)
-        self.g_updates = 0  # the average forgets the generator of the old data
 
     def duel(self, real: Tensor, fake: Tensor, *given: Tensor) -> Tensor:
         """One update of D on standardised rows (N, dim) of both kinds; its loss, 0-d.
@@ -123,52 +97,27 @@ class Game(Engine):
         total = loss
         if self.r1 > 0:
             total = loss + self.r1 / 2 * squared_slope(on_real, real).mean()
-        self._descend(self.d_adam, self.discriminator.parameters(), total, self.d_lr)
+        self._descend(self.d_adam, self.discriminator, total, self.d_lr)
         return loss.detach()
 
     def fool(self, fake: Tensor, *given: Tensor) -> Tensor:
         """The generator's loss −E log D on samples that still hang on its weights, 0-d."""
         return LOSSES["non-saturating"].generator(self.logits(fake, *given))
 
-    def _descend(
-        self,
-        optimiser: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
-        loss: Tensor,
-        lr: float,
-    ) -> None:
-        """One Adam step on these parameters alone; the others get no gradient at all."""
-        parameters = list(parameters)
-        self._move(optimiser, parameters, torch.autograd.grad(loss, parameters), lr)
-
-    def _move(
-        self,
-        optimiser: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
-        slopes: Iterable[Tensor],
-        lr: float,
-    ) -> None:
-        for p, slope in zip(parameters, slopes, strict=True):
-            p.grad = slope
-        set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
-        optimiser.step()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """θ̄ ← θ̄ + s (θ − θ̄) with s from 1 down to 1/averaging, so that early weights fade."""
-        s = 1 / self.averaging
-        s += (1 - s) * 10 / (10 + self.g_updates)
-        self.g_updates += 1
-        mine, newest = self.averaged.parameters(), self.generator.parameters()
-        torch._foreach_lerp_(list(mine), [p.detach() for p in newest], s)
-
     def logits(self, z: Tensor, *given: Tensor) -> Tensor:
         """D's logit at standardised rows, (N, dim) → (N,)."""
         return self.discriminator(z, *given).squeeze(1)
 
-    def noisy(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Standardised samples with the noise that the data have got, if they have."""
-        if not self.pool.dequantise:
-            return z
-        noise = torch.rand(z.shape, generator=generator, device=self.device) - 0.5
-        return z + noise / self._std
+    def probability(self, x: Tensor, *given: Tensor) -> Tensor:
+        """D's probability of "data" at rows (N, dim) in data units: (N,)."""
+        with torch.no_grad():
+            return torch.sigmoid(self.logits(self.standardise(x), *given))
+
+    # ------------------------------------------------------------ numbers and pictures
+
+    def metrics(self) -> list[Metric]:
+        return self.pictures.metrics(self)
+
+    def panels(self) -> list[Panel]:
+        images = self.pool.dataset.kind == "images"
+        return (self.pictures.image_panels if images else self.pictures.plane_panels)(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import json
 import zlib
 from typing import Any
@@ -46,6 +47,16 @@ anything = st.recursive(
 
 def inside(entry: Any) -> st.SearchStrategy:
     """Values that fit a knob, and its two ends."""
+    # kept: to build a strategy takes longer than to draw from it, and knobs cannot be hashed
+    if id(entry) not in KEPT:
+        KEPT[id(entry)] = entry, fitting(entry)
+    return KEPT[id(entry)][1]
+
+
+KEPT: dict[int, tuple[Any, st.SearchStrategy]] = {}
+
+
+def fitting(entry: Any) -> st.SearchStrategy:
     if entry.kind == "bool":
         return st.booleans()
     if entry.kind == "choice":
@@ -56,28 +67,37 @@ def inside(entry: Any) -> st.SearchStrategy:
     return ends | st.floats(entry.low, entry.high)
 
 
+@functools.cache
+def takes(engine: str) -> list[str]:
+    """Names of the datasets that an engine takes."""
+    return [name for name, kind in DATASETS.items() if ENGINES[engine].accepts(kind()) is None]
+
+
+engines, seeds = st.sampled_from(list(ENGINES)), st.integers(0, 2**31 - 1)
+names = {e: st.sampled_from(list(kind.knobs)) for e, kind in ENGINES.items()}
+some = {e: st.lists(name, max_size=3, unique=True) for e, name in names.items()}
+sixth, tenth, sizes = st.integers(0, 5), st.integers(0, 9), st.sampled_from([19, 20, 25, 200])
+
+
 @st.composite
 def whole(draw: Any) -> dict[str, Any]:
     """An experiment that fits, as JSON."""
-    engine = draw(st.sampled_from(list(ENGINES)))
-    knobs = ENGINES[engine].knobs
-    chosen = draw(st.lists(st.sampled_from(list(knobs)), max_size=3, unique=True))
+    engine = draw(engines)
+    knobs, accepted = ENGINES[engine].knobs, takes(engine)
     out: dict[str, Any] = {
-        "version": 1, "engine": engine, "seed": draw(st.integers(0, 2**31 - 1)),
-        "knobs": {name: draw(inside(knobs[name])) for name in chosen}, "beside": [],
+        "version": 1, "engine": engine, "seed": draw(seeds),
+        "knobs": {name: draw(inside(knobs[name])) for name in draw(some[engine])}, "beside": [],
     }  # fmt: skip
-    plane = ENGINES[engine].accepts(DATASETS["moons"]()) is None
-    if plane and draw(st.integers(0, 9)) == 0:
-        n = draw(st.sampled_from([19, 20, 25, 200]))
+    if "moons" in accepted and draw(tenth) == 0:
+        n = draw(sizes)
         out["dataset"] = "points"
         out["points"] = [[(i * 37 % 101) / 10, (i * 61 % 97) / 10] for i in range(n)]
     else:
-        accepted = [n for n, d in DATASETS.items() if ENGINES[engine].accepts(d()) is None]
         out["dataset"] = draw(st.sampled_from(accepted))
         options = DATASETS[out["dataset"]].knobs
         out["options"] = {name: draw(inside(entry)) for name, entry in options.items()}
-    if draw(st.integers(0, 5)) == 0:
-        name = draw(st.sampled_from(list(knobs)))
+    if draw(sixth) == 0:
+        name = draw(names[engine])
         out["beside"] = [{name: draw(inside(knobs[name]))}]
     return out
 
@@ -96,24 +116,27 @@ def spots(value: Any, path: tuple = ()) -> list[tuple]:
     return out
 
 
+fits, wrongs = whole(), st.integers(0, 3)
+fields = st.sampled_from(
+    ["source", "source_options", "extra", "points", "version", ""]
+) | st.text(max_size=5)  # fmt: skip
+doings, keys = st.sampled_from(["put", "put", "drop", "wrap", "again"]), st.text(max_size=5)
+
+
 @st.composite
 def half_right(draw: Any) -> Any:
     """An experiment that fits, with up to three things wrong with it."""
-    out = copy.deepcopy(draw(whole()))  # a payload is drawn as it stands in its declaration
-    for _ in range(draw(st.integers(0, 3))):
+    out = copy.deepcopy(draw(fits))  # a payload is drawn as it stands in its declaration
+    for _ in range(draw(wrongs)):
         path = draw(st.sampled_from(spots(out)))
         if not path:
             if isinstance(out, dict):
-                key = draw(
-                    st.sampled_from(["source", "source_options", "extra", "points", "version", ""])
-                    | st.text(max_size=5)
-                )
-                out[key] = draw(anything)
+                out[draw(fields)] = draw(anything)
             continue
         holder = out
         for key in path[:-1]:
             holder = holder[key]
-        what = draw(st.sampled_from(["put", "put", "drop", "wrap", "again"]))
+        what = draw(doings)
         if what == "put":
             holder[path[-1]] = draw(anything)
         elif what == "drop":
@@ -121,7 +144,7 @@ def half_right(draw: Any) -> Any:
         elif what == "wrap":
             holder[path[-1]] = [holder[path[-1]]]
         elif isinstance(holder, dict):
-            holder[draw(st.text(max_size=5))] = holder[path[-1]]
+            holder[draw(keys)] = holder[path[-1]]
         else:
             holder.extend(holder[:50])
     return out

@@ -41,11 +41,11 @@ def every_mark() -> dict[str, Mark]:
     keys = np.linspace(0, 1, 4)
     cov = np.einsum("kij,klj->kil", a := r.normal(size=(3, 2, 2)), a)
     return {
-        "Heat": Heat(r.random((20, 30)), BOX, gamma=1.0, lo=0.0, hi=1.0),
+        "Heat": Heat(r.random((4, 20, 30)), BOX, gamma=1.0, lo=0.0, hi=1.0, keys=keys),
         "Points": Points(r.normal(size=(4, 50, 2)), group=r.integers(0, 8, 50),
                          alpha=r.random(50), keys=keys, label="points"),
-        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True, fill=True),
-        "Arrows": Arrows(r.normal(size=(9, 2)), r.normal(size=(9, 2))),
+        "Paths": Paths(r.normal(size=(5, 7, 2)), tail=True, fill=True, keys=np.linspace(1, 0, 7)),
+        "Arrows": Arrows(r.normal(size=(9, 2)), r.normal(size=(4, 9, 2)), keys=keys),
         "Mesh": Mesh(r.normal(size=(4, 6, 5, 2)), keys=keys),
         "Ellipses": Ellipses(r.normal(size=(3, 2)), cov, np.array([0.2, 0.3, 0.5]), grouped=True),
         "Surface": Surface(r.normal(size=(12, 10)), BOX, "energy", "nats"),
@@ -98,3 +98,36 @@ def check(mark: Mark, seen: dict) -> None:
                 check(curve, line)
         else:
             assert got == json.loads(json.dumps(value)), field.name
+
+
+AXES = {"Heat": {"values": 2}, "Points": {"xy": 2}, "Mesh": {"xy": 3}, "Images": {"pixels": 3},
+        "Arrows": {"xy": 2, "vectors": 2}}  # of one frame  # fmt: skip
+
+
+def unfit(panels: list[Panel]) -> list[str]:
+    """What is wrong with the keyframes of some drawn panels, a sentence each."""
+    faults = []
+    for panel in panels:
+        keyed = [mark for mark in panel.marks if getattr(mark, "keys", None) is not None]
+        if bool(keyed) != (panel.slider is not None):
+            faults.append(f"{panel.id}: keyframes and a slider need each other")
+        for mark in panel.marks:
+            faults += [f"{panel.id}: {type(mark).__name__}: {why}" for why in _unfit(mark, panel)]
+    return faults
+
+
+def _unfit(mark: Mark, panel: Panel) -> list[str]:
+    axes = {name: getattr(mark, name) for name in AXES.get(type(mark).__name__, {})}
+    deep = [a for name, a in axes.items() if a.ndim == AXES[type(mark).__name__][name] + 1]
+    keys = getattr(mark, "keys", None)
+    if keys is None:
+        return ["frames without keys"] if deep else []
+    way = -1 if isinstance(mark, Paths) and keys[0] > keys[-1] else 1
+    out = [] if (np.diff(way * keys) > 0).all() else ["its keys do not rise"]
+    if panel.slider and not (panel.slider.low - 1e-6 <= keys.min() <= keys.max()
+                             <= panel.slider.high + 1e-6):  # fmt: skip
+        out.append("keys that the slider never reaches")
+    lengths = [a.shape[0] for a in deep] or [mark.xy.shape[1] if isinstance(mark, Paths) else -1]
+    if isinstance(getattr(mark, "hi", None), np.ndarray):
+        lengths.append(mark.hi.size)
+    return out if set(lengths) == {len(keys)} else [*out, "as many frames as keys, please"]

@@ -311,6 +311,7 @@ def test_small_images_are_drawn_as_often_as_they_are_likely(conditional):
     assert fits(likely.reshape(3, 3).T.flatten()) < 1e-6, "the wrong twin: transposed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("conditional", CONDITIONALS)
 def test_samples_are_uniform_where_their_distribution_functions_say_so(conditional, order):

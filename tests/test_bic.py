@@ -92,6 +92,7 @@ def test_the_rung_with_the_lowest_bic_is_the_model():
     assert run.sample(200).isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_run_whose_k_bic_chooses_is_saved_and_follows_other_data():
     whole = by_bic().train(steps=12)
     half = by_bic().train(steps=6)

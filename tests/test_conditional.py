@@ -321,3 +321,25 @@ def test_digits_are_learnt(seed):
     run = Experiment("digits", "conditional_gan", seed).start("cpu").train(steps=1500)
     values = {m.name: m.value for m in run.measure()}
     assert values["taught"] > 0.95 and 0.9 < values["nn_ratio"] < 1.15
+
+
+def test_fresh_rows_are_learnt_from_with_their_classes():
+    """Past the training rows, D sees rows that it never saw, told the classes of their places."""
+    run = Experiment("ring8", "conditional_gan").start("cpu")
+    pool, engine = run.pool, run.engine
+
+    def known(x):
+        """Share of rows that are training rows, but for rounding."""
+        from_each = torch.cdist(
+            engine.unstandardise(x), pool.train, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        return float((from_each.amin(1) < 1e-5).float().mean())
+
+    x, y = engine.told_rows()
+    assert known(x) == 1 and torch.equal(y, engine.classes.of(engine.unstandardise(x)))
+    pool.turn(pool.EVERY)
+    x, y = engine.told_rows()
+    assert known(x) < 0.1
+    told = engine.classes.of(engine.unstandardise(x))
+    assert torch.equal(y, told)
+    assert not torch.equal(y, told.roll(1)), "wrong twin: another row's class"

@@ -15,7 +15,7 @@ from app.session import Session
 from engines import DATASETS, ENGINES, BadInput, Experiment
 from engines.dirac_gan import CURES, LOSSES, Game
 from engines.dirac_gan.game import values
-from engines.dirac_gan.pictures import arrows, compared, numbers, outlook, predicted
+from engines.dirac_gan.pictures import arrows, compared, numbers, outlook, plane_of, predicted
 
 pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
 
@@ -325,3 +325,13 @@ def test_on_the_page_it_is_slow_enough_to_be_watched():
     session.set_speed("normal")
     session.worker.redraw()
     assert session.worker._most() is None, "others take as many steps as there is time for"
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_the_eigenvalues_are_within_their_picture(cure):
+    for gamma, step in ((0.4, 0.1), (10.0, 2.0)):
+        game = Game("Wasserstein", cure, gamma, step=step, d_steps=3)
+        half = plane_of(game)[1]
+        assert half >= 1.5
+        if game.linear:
+            assert abs(game.multipliers()).max() < half

@@ -133,6 +133,7 @@ def make(kind: str, d: int) -> torch.nn.Module:
 KINDS = [(kind, d) for kind in ("full", "diagonal", "flow") for d in (1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "d"), KINDS)
 def test_every_q_is_a_density_and_its_samples_follow_it(kind, d):
     fit, floor = make(kind, d), torch.full((d,), 0.05, dtype=torch.float64)

@@ -378,6 +378,7 @@ def test_where_data_and_chains_are_the_same_nothing_is_left():
     assert longest > 0 and float((pull + push).norm(dim=1).max()) < 0.05 * longest
 
 
+@pytest.mark.slow
 def test_it_learns():
     run = start("moons").train(steps=60)
     kl = {m.name: m.value for m in run.measure()}

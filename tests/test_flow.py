@@ -40,6 +40,7 @@ def test_density_integrates_to_one(trained, averaged):
         trained.averaged = True
 
 
+@pytest.mark.slow
 def test_samples_follow_the_density(trained):
     assert sampled_and_quadrature(trained, trained.log_prob) < 4
     for name, wrong in twins(trained).items():
@@ -75,6 +76,7 @@ class Tilted(Dataset):
         return self.exact.log_prob(x)
 
 
+@pytest.mark.slow
 def test_learns_a_correlated_gaussian():
     engine = Flow({"kind": "RealNVP", "layers": 4, "width": 16}, seed=0)
     pool = Tilted().pool(0)
@@ -165,6 +167,7 @@ def test_the_dragged_point_lands_where_f_says_and_touches_nothing():
         run.act("follow", x=0.0)
 
 
+@pytest.mark.slow
 def test_the_point_is_held_at_the_end_that_was_dragged():
     run = Experiment("moons", "flow", knobs=NVP).start("cpu").train(steps=3)
     run.act("follow_noise", x=0.5, y=-0.25)
@@ -226,6 +229,7 @@ def test_how_f_stretches_space_is_seen_in_more_than_one_colour(knobs):
         assert spread < 0.15 or squeezed < 0.03
 
 
+@pytest.mark.slow
 def test_digits():
     knobs = {"splines": 2, "width": 32}
     run = Experiment("digits", "flow", knobs=knobs).start("cpu").train(steps=12)
@@ -288,6 +292,7 @@ def test_an_address_from_before_there_were_kinds_means_a_real_nvp():
     assert set(Flow.knobs["kind"].choices) == set(KINDS)
 
 
+@pytest.mark.slow
 def test_what_a_kind_refuses_leaves_the_visitors_run_as_it_was():
     session = Session("cpu")
     session.open(Experiment("moons", "flow", knobs={"kind": "continuous"}))

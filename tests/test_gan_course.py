@@ -16,7 +16,7 @@ from engines import Experiment
 from engines.gan import GAN, LOSSES
 from engines.gan.course import COLUMNS, WIDTH, Course, divergence, jensen_shannon, round_up
 from engines.marks import Curves, Heat
-from tests.test_gan import PLAIN, linear, marks, started
+from tests.gans import PLAIN, linear, marks, started
 
 # ---------------------------------------------------------------- what is kept
 
@@ -155,6 +155,7 @@ def test_the_strip_shows_collapse_and_hopping():
     assert len(pack(Experiment("ring8", "gan").start("cpu").frame())) > 0
 
 
+@pytest.mark.slow
 def test_what_was_seen_is_not_saved_and_not_shown_of_other_data():
     run = Experiment("ring8", "gan", 0, {**PLAIN, "width": 16, "batch": 32}).start("cpu")
     for _ in range(5):

@@ -115,6 +115,7 @@ def test_bits_per_dim_of_the_uniform_density():
     assert 1.5 < bits_per_dim(total).mean() < math.log2(17)
 
 
+@pytest.mark.slow
 def test_the_digits_are_not_loaded_before_they_are_needed():
     code = "import sys, engines.data; sys.exit('sklearn.datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -154,6 +154,7 @@ def test_em_by_blocks_is_em_on_all_rows(covariance):
 # ---------------------------------------------------------------- gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", KINDS)
 def test_gradient_reaches_the_optimum_of_em(covariance, monkeypatch):
     def train(fit: str, steps: int):
@@ -295,6 +296,7 @@ def test_fixed_latents_glide():
 # ---------------------------------------------------------------- the engine
 
 
+@pytest.mark.slow
 def test_ring8_is_learned_from_every_seed():
     for seed in range(10):
         run = Experiment("ring8", "mixture", seed=seed).start("cpu").train(steps=25)
@@ -347,6 +349,7 @@ def test_forty_components_on_a_few_points(fit, init):
     run.frame()
 
 
+@pytest.mark.slow
 def test_plus_plus_finds_separate_clouds():
     rng = torch.Generator().manual_seed(0)
     x = Experiment("ring8", "mixture").start("cpu").engine._z

@@ -361,6 +361,7 @@ def test_what_was_known_of_the_grid_is_never_out_of_date():
     assert float(engine.implied().log_z) == pytest.approx(float(fresh.log_z), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_noise_is_fitted_anew_once_training_goes_on_with_other_data():
     run = Experiment("two_gaussians", "nce").start("cpu").train(steps=3)
     x = run.pool.test[:300]

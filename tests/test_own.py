@@ -210,6 +210,7 @@ def test_samples_of_gaussians_have_their_moments():
     assert np.abs(x.T.cov().numpy() - cov * [[1, -1], [-1, 1]]).max() > 0.5  # turned the other way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [THREE, MANY, [[1, 1, 0.5, 0.2, 1, 3]]])
 def test_entropy_of_gaussians_to_a_millionth(components):
     dataset = gaussians(components)

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from app.pack import FAR, Known, MissingBlock, pack, unpack
 from engines import Experiment
 from engines.marks import (
+    Arrows,
     Bars,
     Curve,
     Curves,
@@ -30,7 +31,7 @@ from engines.marks import (
     Points,
     Slider,
 )
-from tests.frames import BOX, HOSTILE, check, every_mark, frame_of, rng, through
+from tests.frames import BOX, HOSTILE, check, every_mark, frame_of, rng, through, unfit
 
 # ---------------------------------------------------------------- round trips
 
@@ -69,7 +70,7 @@ def test_empty_arrays(kind: str) -> None:
 
 
 def test_panel_and_header() -> None:
-    panel = Panel("id", "Title", [], "sub", BOX, "wide", Slider("t", 0, 1, 0.5, ("a", "b")), True,
+    panel = Panel("id", "Title", [], "sub", BOX, "wide", Slider("t", 0, 1, 0.5, ("a", "b"), "l"), True,
                   4.0, 2, "help")  # fmt: skip
     frame = Frame(1234, 5.25, 99.5, [], [panel], "a note", {"title": "from the frame"})
     got = unpack(
@@ -85,7 +86,7 @@ def test_panel_and_header() -> None:
                     "size": "wide", "estimate": True, "lane": 2, "help": "help", "marks": [],
                     "equal": True,
                     "slider": {"label": "t", "low": 0, "high": 1, "value": 0.5,
-                               "ends": ["a", "b"]}}  # fmt: skip
+                               "ends": ["a", "b"], "linked": "l"}}  # fmt: skip
 
 
 def test_a_pixel_that_is_not_there_yet_is_not_a_white_one() -> None:
@@ -140,6 +141,55 @@ def test_heat_without_a_value_is_nothing() -> None:
     assert got[0, 1] == pytest.approx(1.0, abs=0.02)
     assert (got[0, 2], got[0, 3]) == (2.0, 0.0)
     assert np.isnan(through(Heat(np.full((3, 3), np.nan), BOX))["values"]).all()
+
+
+@pytest.mark.parametrize("scale", ["sequential", "diverging"])
+def test_keyframes_of_a_heat_share_one_scale_or_bring_their_own(scale: str) -> None:
+    """A flat field beside a sharp one: 400 times lower, so one scale leaves it few codes."""
+    tops = np.array([0.01, 0.5, 4.0])
+    values = tops[:, None, None] * np.linspace(0.0, 1.0, 48).reshape(6, 8)
+    keys = np.array([0.0, 0.3, 1.0])
+    heat = lambda **how: through(Heat(values, BOX, scale=scale, gamma=1.0, keys=keys, **how))  # noqa: E731
+    within = lambda got, tops: (  # noqa: E731
+        np.abs(got - values) <= np.reshape(tops, (-1, 1, 1)) / 253.9
+    ).all()
+    common, own = heat()["values"], heat(hi=tops)
+    assert within(common, 4.0)
+    assert not within(common, tops), "wrong twin: one scale for all"
+    assert within(own["values"], tops)
+    assert not within(own["values"][::-1], tops), "wrong twin: the frames the other way round"
+    assert np.array_equal(own["keys"], keys.astype(np.float32))
+    # a frame of nothing has a scale all the same
+    assert np.isfinite(through(Heat(0 * values, BOX, hi=0 * tops, keys=keys))["values"]).all()
+
+
+def test_keyframes_that_do_not_fit_are_told_from_those_that_do() -> None:
+    """The contract of tests/test_engines.py asks every engine's panels."""
+    slider = Slider("t", 0, 1, 0)
+    keyed = {kind: mark for kind, mark in every_mark().items() if hasattr(mark, "keys")}
+    for kind, mark in keyed.items():
+        assert unfit([Panel("p", "P", [mark], slider=slider)]) == []
+        wrong = [mark.keys[:-1], mark.keys + 0.5, mark.keys[[0, 2, 1, *range(3, len(mark.keys))]]]
+        wrong += [] if kind == "Paths" else [None, mark.keys[::-1]]
+        for keys in wrong:
+            twin = dataclasses.replace(mark, keys=keys)
+            assert unfit([Panel("p", "P", [twin], slider=slider)]), (kind, keys)
+        assert unfit([Panel("p", "P", [mark])]), "no slider"
+    assert unfit([Panel("p", "P", [Points(np.zeros((3, 2)))], slider=slider)]), "nothing to slide"
+    heat = dataclasses.replace(keyed["Heat"], hi=np.ones(3))
+    assert unfit([Panel("p", "P", [heat], slider=slider)]), "four frames, three scales"
+
+
+def test_what_keyframes_cost() -> None:
+    """As the docstring of app/pack.py says: H·W bytes of a field, 4 of an arrow, a third more."""
+    keys, feet = np.linspace(0, 1, 8), rng().normal(size=(256, 2))
+    still, moving = rng().normal(size=(2, 8, 256, 2))
+    size = lambda mark: len(pack(frame_of(mark))) - len(pack(frame_of()))  # noqa: E731
+    assert size(Heat(rng().random((8, 64, 64)), BOX, keys=keys)) < 8 * 64 * 64 * 4 / 3 + 1500
+    assert size(Arrows(feet, still, keys=keys)) < 9 * 256 * 4 * 4 / 3 + 1500
+    assert size(Arrows(moving, still, keys=keys)) > 16 * 256 * 4 * 4 / 3, (
+        "wrong twin: its feet move"
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -232,3 +232,25 @@ def test_the_table_of_mixtures():
     engine.crossover = 0
     cells = drawn(engine)["mixing"].marks[0].pixels.reshape(10, 10, 8, 8)
     assert np.allclose(cells[1:, 1:], cells[:1, 1:], atol=1e-6)
+
+
+def test_the_mean_style_is_that_of_the_weights_of_now():
+    """It is kept while they stand, and no longer."""
+    run = Experiment("moons", "style_gan").start("cpu")
+    engine = run.engine
+
+    def anew():
+        engine.refresh()
+        return engine.mean_style()
+
+    first = engine.mean_style()
+    assert engine.mean_style() is first, "worked out once"
+    assert torch.equal(first, anew())
+    run.train(steps=3)
+    now = engine.mean_style()
+    assert not torch.equal(first, now) and torch.equal(now, anew())
+    saved = run.checkpoint()
+    run.train(steps=3)
+    assert not torch.equal(now, engine.mean_style())
+    run.restore(saved)
+    assert torch.equal(now, run.engine.mean_style())

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -120,7 +120,7 @@ def test_a_few_gaps_are_left_out_and_many_are_refused():
         b"[[1,2],3]", b'{"a": [1], "b": [1, 2]}', b'{"a": 1}', b"[[]]", b"[{}]", b"[" * 100_000,
         b"null", b'"x"', b"[[1,2],[NaN,Infinity]]", b"[[" + b"9" * 100_000 + b", 1]]",
         b"1,2\n" * (MAX_ROWS + 1), b"," * 1000, b'a,b\n"' + b"x" * 200_000, b"x" * (MAX_BYTES + 1),
-        b"\x89PNG\r\n\x1a\n" + bytes(50), "text", None,
+        b"\x89PNG\r\n\x1a\n" + bytes(50), "text", None, b'"a\r\nb",c\nx,1\n2,3\n',
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused_in_one_sentence(raw):
@@ -156,6 +156,8 @@ def test_any_bytes_at_all(raw, name):
     ),
     st.sampled_from([",", ";", "\t", " "]),
 )
+# an unclosed quote makes a cell, and here the name of a column, of several lines
+@example([['"', "1"], ['"', "1;2", "2,5"], ["1", "2,5"], ["1;2"]], ",")
 def test_anything_like_a_table(rows, separator):
     answers("\n".join(separator.join(row) for row in rows).encode())
 

@@ -419,6 +419,7 @@ def digits():
     return start("digits").train(steps=101)
 
 
+@pytest.mark.slow
 def test_the_bound_on_images_is_of_whole_levels(digits):
     engine = digits.engine
     x = engine.pool.test[:20]

@@ -14,7 +14,6 @@ from engines.marks import (
     Bars,
     Handles,
     Heat,
-    Images,
     Mark,
     Metric,
     Panel,
@@ -23,7 +22,7 @@ from engines.marks import (
     Slider,
 )
 from engines.metrics import kl
-from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over
+from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over, sheet
 from engines.probes import reference
 
 if TYPE_CHECKING:
@@ -213,12 +212,7 @@ def metrics(engine: Autoregressive) -> list[Metric]:
 
 def images(engine: Autoregressive) -> list[Panel]:
     dataset, pool, dim = engine.pool.dataset, engine.pool, engine.dim
-    height, width = dataset.shape
     shown = min(engine.pixel, dim)  # the one that comes next, counted from 1
-
-    def sheet(rows: Tensor) -> np.ndarray:
-        pixels = numpy(rows) / dataset.levels
-        return np.clip(pixels, 0, 1).reshape(*rows.shape[:-1], height, width).astype(np.float32)
 
     def until(rows: Tensor, n: int) -> Tensor:
         """The first n pixels in drawing order; the others are not there yet."""
@@ -230,8 +224,8 @@ def images(engine: Autoregressive) -> list[Panel]:
         rows = engine.sample(SHEET)
         keys = np.unique(np.append(np.arange(0, dim, STOP), dim))
         frames = torch.stack([until(rows, int(k)) for k in keys])
-        return [Images(sheet(frames), COLUMNS, label="samples, as they are drawn",
-                       keys=keys.astype(float))]  # fmt: skip
+        return [sheet(engine, frames, COLUMNS, "samples, as they are drawn",
+                      keys=keys.astype(float))]  # fmt: skip
 
     def halves() -> list[Mark]:
         real = pool.test[:HALVES]
@@ -239,12 +233,10 @@ def images(engine: Autoregressive) -> list[Panel]:
         u = torch.rand(3, HALVES * WAYS, dim, generator=engine.view_rng, device=engine.device)
         drawn = engine.drawn(*u, given=given).view(HALVES, WAYS, dim)
         rows = torch.cat([real[:, None], drawn], 1).reshape(-1, dim)
-        return [
-            Images(sheet(rows), 1 + WAYS, label="left: real; then its first half, gone on from")
-        ]
+        return [sheet(engine, rows, 1 + WAYS, "left: real; then its first half, gone on from")]
 
     def seen() -> list[Mark]:
-        return [Images(sheet(until(pool.test[:1], shown - 1)), 1, label="what comes before")]
+        return [sheet(engine, until(pool.test[:1], shown - 1), 1, "what comes before")]
 
     def following() -> list[Mark]:
         mass = numpy(engine.pixel_masses(pool.test[:1], shown - 1)[0])

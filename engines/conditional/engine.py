@@ -13,7 +13,6 @@ from engines.conditional import pictures
 from engines.conditional.networks import DISCRIMINATORS, Generator
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
-from engines.marks import Metric, Panel
 from engines.players import Game
 from engines.probes import Probe
 
@@ -40,6 +39,7 @@ class Conditional(Game):
     )
     paper = "Mirza & Osindero, 2014: Conditional Generative Adversarial Nets"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Class beside x": {"told": "concatenation"},
         "D is not told the class": {"told": "not told"},
@@ -98,21 +98,31 @@ class Conditional(Game):
 
     def step(self) -> dict[str, Tensor]:
         """One update of D, then one of G. Returns both losses, without the penalty."""
-        index = torch.randint(
-            len(self.pool.train), (self.batch,), generator=self.rng, device=self.device
-        )
-        real = self.standardise(self.pool.rows(index, self.rng))
-        y = self.classes.labels[index]
+        real, y = self.told_rows()
         # the samples of D's turn are asked for the classes of the data beside them
         with torch.no_grad():
             fake = self.generate(self.generator, y, self.rng)
         discriminator = self.duel(real, fake, y, y)
         y = self.classes.draw(self.batch, self.rng)
         loss = self.fool(self.generate(self.generator, y, self.rng), y)
-        self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._average()
         self.shares.lerp_(self.wanted(), self.FOLLOWING)
         return {"discriminator": discriminator, "generator": loss.detach()}
+
+    def told_rows(self) -> tuple[Tensor, Tensor]:
+        """A batch of standardised rows (batch, dim) and their classes (batch,).
+
+        Where classes are places, rows that are drawn afresh have them, too; elsewhere it is the
+        labelled rows alone that have any.
+        """
+        if self.classes.places:
+            x = self.pool.batch(self.batch, self.rng)
+            return self.standardise(x), self.classes.of(x)
+        index = torch.randint(
+            len(self.pool.train), (self.batch,), generator=self.rng, device=self.device
+        )
+        return self.standardise(self.pool.rows(index, self.rng)), self.classes.labels[index]
 
     # ------------------------------------------------------------ the model
 
@@ -139,18 +149,5 @@ class Conditional(Game):
         with torch.no_grad():
             return self.unstandardise(self.averaged(z, y))
 
-    def probability(self, x: Tensor, y: Tensor) -> Tensor:
-        """D(x, y) for rows (N, dim) in data units and classes (N,): (N,)."""
-        with torch.no_grad():
-            return torch.sigmoid(self.logits(self.standardise(x), y))
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
     def probes(self) -> list[Probe]:
         return pictures.probes(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

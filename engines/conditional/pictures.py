@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engines.classes import Classes
 from engines.judge import SAMPLES, obeyed, taught
-from engines.marks import Bars, Heat, Images, Mark, Metric, Panel, Points
-from engines.pictures import GRID, centres, density_field, exact_field, numpy, offsets
+from engines.marks import Bars, Heat, Mark, Metric, Panel, Points
+from engines.pictures import (
+    GRID,
+    centres,
+    density_field,
+    exact_field,
+    numpy,
+    offsets,
+    sheet,
+    verdict,
+)
 from engines.probes import Probe
 
 if TYPE_CHECKING:
@@ -29,11 +37,6 @@ TAUGHT_HELP = (
     "tested on held-out real images; one taught by real ones reaches 98.4 %. Copies of the "
     "training images would do as well: read it beside the neighbour ratio."
 )
-
-
-def panels(engine: Conditional) -> list[Panel]:
-    kind = engine.pool.dataset.kind
-    return image_panels(engine) if kind == "images" else plane_panels(engine)
 
 
 def alone(engine: Conditional) -> int:
@@ -137,9 +140,9 @@ def discriminator(engine: Conditional) -> list[Mark]:
     box, k = engine.pool.dataset.extent, alone(engine)
     places = centres(box, FIELD, engine.device)
     y = torch.full((len(places),), k, device=engine.device)
-    field = numpy(engine.probability(places, y)).reshape(FIELD, FIELD)
+    field = engine.probability(places, y).reshape(FIELD, FIELD)
     return [
-        Heat(field - 0.5, box, "discriminator", "diverging", hi=0.5, gamma=1.0, label="D − ½"),
+        verdict(field - 0.5, box, "D − ½"),
         Points(numpy(engine.sample_of(y[:300])), "model", label="samples of the class"),
     ]
 
@@ -171,12 +174,6 @@ def image_panels(engine: Conditional) -> list[Panel]:
               help="The class's vector moves in a straight line. The generator was never told anything "
               "in between two classes."),
     ]  # fmt: skip
-
-
-def sheet(engine: Conditional, x: Tensor, columns: int, label: str) -> Images:
-    dataset = engine.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, label=label)
 
 
 def rows(engine: Conditional) -> list[Mark]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from engines import nets
-from engines.base import Engine
+from engines.adversarial import Adversarial
 from engines.cyclegan import pictures
 from engines.cyclegan.networks import Pair
 from engines.cyclegan.symmetry import energy_distance, symmetry_of
@@ -23,7 +22,7 @@ HELD = 1000  # held-out rows of each dataset that the numbers are about
 NEAR = 400  # of them for energy distances, whose pairs grow as the square
 
 
-class CycleGAN(Engine):
+class CycleGAN(Adversarial):
     """G: X → Y and F: Y → X with a discriminator on each side, from unpaired rows.
 
     Both generators minimise their adversarial losses and
@@ -40,7 +39,6 @@ class CycleGAN(Engine):
     """
 
     name: ClassVar[str] = "cyclegan"
-    family: ClassVar[str] = "GAN"
     place: ClassVar[float] = 8.45
     title = "CycleGAN"
     tagline = "Two translators between two datasets, learnt without a single pair."
@@ -56,12 +54,9 @@ class CycleGAN(Engine):
         "Zhu, Park, Isola & Efros (2017), Unpaired image-to-image translation using "
         "cycle-consistent adversarial networks"
     )
-    density_kind = "implicit"
-    principle = "adversarial"
     comes_from = "moons"
     clip_steps = 1200
     loss_label = "loss"
-    if_diverged = "Try smaller step sizes, or a larger R1 penalty."
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Other first weights": {"weights": 8},
         "Without the cycle": {"cycle": 0.0},
@@ -107,7 +102,6 @@ class CycleGAN(Engine):
         120, 10, 400, view=True, label="Arrows", help="How many x are followed to G(x)."
     )
 
-    BETAS = (0.0, 0.99)  # momentum makes two players circle each other
     SETTLING, AVERAGE = 500, 0.98
 
     @classmethod
@@ -159,7 +153,12 @@ class CycleGAN(Engine):
             total = total + 2 * self.identity * self._moved(x, y, wanted)
         self._descend(self.g_adam, self.generators, total, self.g_lr)
         self.average.update(self.generators, self.age)
-        return {"discriminator": loss_d, "generator": fooled.detach(), "cycle": missed.detach()}
+        # means over both directions, each of them
+        return {
+            "discriminator": loss_d,
+            "generator": fooled.detach() / 2,
+            "cycle": missed.detach(),
+        }
 
     def _update_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
         """One step of both; real and fake (2, N, 2), of Y and of X. Returns their mean loss."""
@@ -188,16 +187,6 @@ class CycleGAN(Engine):
         """Mean |G(y) − y| and |F(x) − x| per coordinate, in σ of Y and of X."""
         swapped = torch.stack([(y - self.x_mean) / self.x_std, self.standardise(x)])
         return (self.generators(swapped) - wanted).abs().mean()
-
-    def _descend(
-        self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: float
-    ) -> None:
-        """One Adam step of one side; the other's parameters get no gradient at all."""
-        parameters = list(player.parameters())
-        for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            p.grad = slope
-        nets.set_lr(optimiser, lr / math.sqrt(1 + self.age / self.SETTLING))
-        optimiser.step()
 
     # ------------------------------------------------------------ the two ways
 

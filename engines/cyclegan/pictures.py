@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.marks import Arrows, Box, Heat, Mark, Panel, Paths, Points, Slider
-from engines.pictures import centres, data_points, numpy
+from engines.marks import Arrows, Box, Mark, Panel, Paths, Points, Slider
+from engines.pictures import centres, data_points, numpy, verdict
 
 if TYPE_CHECKING:
     from engines.cyclegan.engine import CycleGAN
@@ -127,8 +127,7 @@ def judge(engine: CycleGAN, which: str) -> list[Mark]:
     else:
         made, label = engine.back(engine.pool.test[:300]), "F(y)"
     return [
-        Heat(numpy(field) - 0.5, box, "discriminator", "diverging", hi=0.5, gamma=1.0,
-             label=f"D_{which} − ½"),
+        verdict(field - 0.5, box, f"D_{which} − ½"),
         Points(numpy(pool.test[:300]), "data", opacity=0.35, label=which, static=True),
         Points(numpy(made), "model", label=label),
     ]  # fmt: skip

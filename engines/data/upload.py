@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engines.data.own import MOST_PIXELS, pixels
-from engines.knobs import BadInput, shown
+from engines.knobs import BadInput, printable, shown
 
 MAX_BYTES = 5_000_000
 MAX_ROWS, MAX_COLUMNS = 100_000, 200
@@ -107,7 +107,9 @@ class Table:
         if wrong:
             row, name = min(wrong, key=lambda found: found[0])
             what = shown(self.cells[name].wrong[row])
-            raise BadInput(f"{self.unit} {row:,}: {what} in column {_short(name)} is not a number.")
+            raise BadInput(
+                f"{self.unit} {row:,}: {what} in column {printable(name)} is not a number."
+            )
         xy = np.stack([self.cells[name].values for name in names], 1)
         lost = self.missing(*names)
         if lost > FEW * len(self):
@@ -152,10 +154,6 @@ def _decoded(raw: bytes) -> str:
         if "\0" not in text:
             return text
     raise BadInput("This is not a text file.")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else name[:39] + "…"
 
 
 def _number(cell: str, comma: bool) -> float | None:

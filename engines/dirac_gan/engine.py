@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.dirac_gan import pictures
-from engines.dirac_gan.game import Game, values
+from engines.dirac_gan.game import Game, equation, values
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -113,6 +113,10 @@ class DiracGAN(Engine):
         if dataset.kind != "point":
             return "The Dirac GAN has a point for its data: choose the data named point."
         return None
+
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        return equation(knobs["loss"], knobs["cure"])
 
     # ------------------------------------------------------------ training
 

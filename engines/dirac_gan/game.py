@@ -109,6 +109,32 @@ def values(loss: str, real: Array, fake: Array) -> tuple[Array, Array]:
     return fake - real, -fake
 
 
+_TELL = "−log σ(D(x*)) − log σ(−D(θ))"
+# both players' losses as equations, with the noise-free data x* and sample θ
+WRITTEN = {
+    "non-saturating": (_TELL, "−log σ(D(θ))"),
+    "minimax": (_TELL, "log σ(−D(θ))"),
+    "Wasserstein": ("D(θ) − D(x*)", "−D(θ)"),
+    "least squares": ("½(D(x*) − 1)^{2} + ½(D(θ) + 1)^{2}", "½(D(θ) − 1)^{2}"),
+    "hinge": ("max(0, 1 − D(x*)) + max(0, 1 + D(θ))", "−D(θ)"),
+}
+
+
+def equation(loss: str, cure: str) -> str:
+    """What both players minimise, and what the cure does to it."""
+    of_d, of_g = WRITTEN[loss]
+    more = {
+        "R1": " + ½γψ^{2}", "WGAN-GP": " + ½γ(|ψ| − 1)^{2}", "consensus": " + ½γ|v|^{2}",
+    }.get(cure, "")  # fmt: skip
+    also = {
+        "instance noise": ",  mean over noise on x* and θ",
+        "clipping": ",  |ψ| ≤ c",
+        "consensus": ",  v: both slopes",
+    }.get(cure, "")
+    shared = more if cure == "consensus" else ""
+    return f"L_{{D}} = {of_d}{more},  L_{{G}} = {of_g}{shared},  D(x) = ψ·(x − x*){also}"
+
+
 @dataclass(frozen=True)
 class Game:
     """One setting of the game: its losses, what cures it, and how steps are taken.

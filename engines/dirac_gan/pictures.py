@@ -38,7 +38,7 @@ def panels(engine: DiracGAN) -> list[Panel]:
               help="Dashed: the game made linear at the equilibrium, from the same start. They agree "
               "near it; far away the loss bends."),
         Panel("eigenvalues", "Eigenvalues of one step", partial(eigenvalues, game), numbers(game),
-              (-1.5, 1.5, -1.5, 1.5), "small", hz=4,
+              plane_of(game), "small", hz=4,
               help="Of (θ, ψ) → (θ, ψ) near the equilibrium, in the complex plane. Inside the unit "
               "circle: distances shrink. On it: the players circle. Outside: they drift apart. "
               f"Those of the field itself: {formula(game)}."),
@@ -201,6 +201,13 @@ def predicted(engine: DiracGAN, game: Game, count: int) -> np.ndarray:
 def above_zero(y: np.ndarray) -> np.ndarray:
     """With gaps for what a logarithmic axis has no place for."""
     return np.where((y > 1e-12) & (y < 1e12), y, np.nan)
+
+
+def plane_of(game: Game) -> Box:
+    """The box of the eigenvalues: the unit circle with a margin, or what it takes to hold them."""
+    most = float(np.abs(game.multipliers()).max()) if game.linear else 0.0
+    half = 1.5 if most < 1.45 else 1.2 * most
+    return (-half, half, -half, half)
 
 
 def eigenvalues(game: Game) -> list[Mark]:

@@ -79,7 +79,7 @@ class EnergyBased(Engine):
              "a thirtieth of it along the chain.",
     )  # fmt: skip
     metropolis: bool = knob(
-        True, live=True, label="Metropolis correction",
+        True, live=True, label="Metropolis correction", kinds=("plane",),
         help="Accept or refuse each move so that chains draw from exactly q, however large ε is. "
         "In the plane only: of images it would refuse nearly every move.",
     )  # fmt: skip
@@ -119,7 +119,7 @@ class EnergyBased(Engine):
     width: int = knob(128, 16, 256, log=True, help="Units in each hidden layer.")
     hidden: int = knob(2, 1, 4, label="Hidden layers", help="Hidden layers of the energy.")
     waves: int = knob(
-        64, 0, 256, label="Sine features",
+        64, 0, 256, label="Sine features", kinds=("plane",),
         help="Fixed random sines of x that the network sees beside x, in the plane only: without "
              "them sharp edges are out of its reach.",
     )  # fmt: skip

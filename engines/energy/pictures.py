@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engines.energy import langevin
 from engines.marks import Arrows, Heat, Images, Mark, Panel, Paths, Points, Surface
-from engines.pictures import centres, data_points, density_field, numpy
+from engines.pictures import centres, data_points, density_field, numpy, pixels, sheet
 
 if TYPE_CHECKING:
     from engines.energy.engine import EnergyBased
@@ -177,14 +177,9 @@ def negatives(engine: EnergyBased, data: Tensor) -> Tensor:
 
 
 def images(engine: EnergyBased) -> list[Panel]:
-    dataset = engine.pool.dataset
     rows, columns = 5, 10
     kept = engine.method == "persistent CD"
     short = engine.method == "short-run"
-
-    def pixels(x: Tensor) -> np.ndarray:
-        x = numpy(x).reshape(-1, *dataset.shape) / dataset.levels
-        return np.clip(x, 0, 1).astype(np.float32)
 
     def walk() -> list[Mark]:
         """Each row is one chain: first those that begin at noise, then those that do not."""
@@ -195,7 +190,7 @@ def images(engine: EnergyBased) -> list[Panel]:
         trace = langevin.run(engine.shown.force, begin, engine.moves(), engine.view_rng, n)[2]
         times = torch.linspace(0, n, columns, device=engine.device).round().long()
         x = engine.unstandardise(trace.places[times].transpose(0, 1).flatten(0, 1))
-        return [Images(pixels(x), columns, label="each row is one chain")]
+        return [sheet(engine, x, columns, "each row is one chain")]
 
     def sorted_by() -> list[Mark]:
         x = engine.pool.test[:200]
@@ -203,7 +198,7 @@ def images(engine: EnergyBased) -> list[Panel]:
         pick = torch.linspace(0, len(x) - 1, 35, device=engine.device).round().long()
         tags = [f"{e:.0f}" for e in (energy[pick] - energy[0]).tolist()]
         # four empty rows above each image are its number's
-        room = np.pad(pixels(x[order[pick]]), ((0, 0), (4, 0), (0, 0)))
+        room = np.pad(pixels(engine.pool.dataset, x[order[pick]]), ((0, 0), (4, 0), (0, 0)))
         return [Images(room, 7, tags, "held-out images, lowest energy first")]
 
     n = engine.k if short else engine.walk

@@ -38,8 +38,8 @@ class FieldModel(Engine):
     width: int = knob(128, 16, 256, log=True, help="Units in each hidden layer.")
     hidden: int = knob(3, 1, 5, label="Hidden layers", help="Hidden layers of the network.")
     waves: int = knob(
-        64, 0, 256, label="Sine features",
-        help="Fixed random sines of x that the network sees beside x, in the plane only, each only "
+        64, 0, 256, label="Sine features", kinds=("plane",),
+        help="Fixed random sines of x that the network sees beside x, each only "
              "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
     )  # fmt: skip
     averaged: bool = knob(

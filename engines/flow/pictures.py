@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.marks import Handles, Heat, Images, Mark, Mesh, Panel, Paths, Points, Slider
-from engines.pictures import centres, numpy
+from engines.marks import Handles, Heat, Mark, Mesh, Panel, Paths, Points, Slider
+from engines.pictures import centres, numpy, sheet
 
 if TYPE_CHECKING:
     from engines.flow.engine import Flow
@@ -181,7 +181,7 @@ def plane(engine: Flow) -> list[Panel]:
 
 
 def images(engine: Flow) -> list[Panel]:
-    dataset, pool = engine.pool.dataset, engine.pool
+    pool = engine.pool
 
     def between() -> list[Mark]:
         rows, columns = 6, 10
@@ -191,9 +191,7 @@ def images(engine: Flow) -> list[Panel]:
         angle = torch.acos(F.cosine_similarity(a, b).clamp(-0.999, 0.999))[:, None, None]
         way = ((1 - t) * angle).sin() * a[:, None] + (t * angle).sin() * b[:, None]
         way = engine.shown.base.hold((way / angle.sin()).reshape(-1, engine.dim))
-        pixels = numpy(engine.decode(way)) / dataset.levels
-        pixels = np.clip(pixels, 0, 1).reshape(-1, *dataset.shape).astype(np.float32)
-        return [Images(pixels, columns, label="from one held-out image to another")]
+        return [sheet(engine, engine.decode(way), columns, "from one held-out image to another")]
 
     return [
         Panel("interpolation", "Between two held-out images", between,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engines.gan.engine import GAN
 
 COLUMNS = 125  # of the strip chart
-GRID = 64
+GRID, FIELDS = 64, 4  # cells a side of the fields that densities are compared on; widths kept
 FOR_STRIP, FOR_VALUE = 1000, 8000  # samples at each look
 WIDTH = 0.05  # of the kernel under the divergence, in standard deviations of the data
 
@@ -126,20 +126,36 @@ def values(gan: GAN) -> list[Mark]:
     ]  # fmt: skip
 
 
-def divergence(gan: GAN, x: Tensor) -> float:
-    """JSD(p, q) in nats from samples x (N, 2), both densities seen through one kernel on a grid."""
-    dataset = gan.pool.dataset
-    box, h = dataset.extent, WIDTH * float(gan.pool.std.square().mean().sqrt())
-    if "p" not in gan._smooth:
+def scale(gan: GAN) -> float:
+    """The data's standard deviation, root mean square over coordinates: the unit of kernels."""
+    return float(gan.pool.std.square().mean().sqrt())
+
+
+def data_field(gan: GAN, blur: float) -> Tensor:
+    """p in the cells of the grid, (GRID, GRID), seen through a kernel of width `blur` (0: none).
+
+    Of data without an exact density a kernel estimate of that width. Kept, as `_fields`, for the
+    few widths that are looked at.
+    """
+    if blur not in gan._fields:
+        dataset = gan.pool.dataset
         exact = exact_field(dataset)
         if exact is None:
-            p = kde(gan.pool.train[:10_000], box, GRID, h)
+            p = kde(gan.pool.train[:10_000], dataset.extent, GRID, blur)
         else:
-            p = through_kernel(torch.from_numpy(exact), box, GRID, h)
-        gan._smooth["p"] = p.to(gan.device)
+            p = through_kernel(torch.from_numpy(exact), dataset.extent, GRID, blur)
+        if len(gan._fields) >= FIELDS:  # a slider on its way leaves them behind
+            gan._fields.clear()
+        gan._fields[blur] = p.to(gan.device)
+    return gan._fields[blur]
+
+
+def divergence(gan: GAN, x: Tensor) -> float:
+    """JSD(p, q) in nats from samples x (N, 2), both densities seen through one kernel on a grid."""
+    box, h = gan.pool.dataset.extent, WIDTH * scale(gan)
     area = (box[1] - box[0]) * (box[3] - box[2]) / GRID**2
     finite = x[x.isfinite().all(1)]
-    return jensen_shannon(gan._smooth["p"] * area, kde(finite, box, GRID, h) * area)
+    return jensen_shannon(data_field(gan, h) * area, kde(finite, box, GRID, h) * area)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> float:

@@ -11,33 +11,31 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from engines.base import Engine
+from engines.adversarial import Averaged
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
 from engines.gan.course import Course
-from engines.gan.losses import LOSSES, Loss, slope_from_one, squared_slope
+from engines.gan.losses import LOSSES, Loss, equation, slope_from_one, squared_slope
 from engines.gan.numbers import numbers
 from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
-from engines.knobs import action, knob
+from engines.knobs import Above, action, knob
 from engines.marks import Metric, Panel
-from engines.nets import adam, mlp, set_lr
+from engines.nets import mlp
 
 Critic = Callable[[Tensor], Tensor]  # standardised rows (N, dim) → (N/pack,)
 COMPANIES = 4  # packs over which D's view of a single point is averaged
 
 
-class GAN(Engine):
+class GAN(Averaged):
     """Generator G: N(0, I) → data, and discriminator D, both SiLU networks.
 
     D's plain output is a logit, a probability or a critic's value: `LOSSES` says which. On the
     plane D is fed with sines of each point as well, coarse ones first (`players.Sight`), and its
     penalties R1 and R2 may fade: what is coarse is settled before what is fine.
 
-    The model shown, sampled and measured is G with its weights averaged over the last
-    `averaging` updates; the game itself is played with the newest weights. Where the data
-    are integers with uniform noise, samples get the same noise: D must not win by its
-    absence, and G cannot make 64 numbers of noise out of two.
+    The game is played with the newest weights; what is shown is their average (`Averaged`).
+    Noise of integer data is added to samples, for G cannot make 64 numbers of noise out of two.
 
     References: Goodfellow et al. 2014 (the game); Metz et al. 2017 (unrolling); Mescheder,
     Geiger & Nowozin 2018 (R1, R2); Lin, Khetan, Fanti & Oh 2018, PacGAN (packing); Yazıcı et
@@ -45,7 +43,6 @@ class GAN(Engine):
     """
 
     name: ClassVar[str] = "gan"
-    family: ClassVar[str] = "GAN"
     place: ClassVar[float] = 8.0
     title = "Generative adversarial network"
     tagline = (
@@ -59,8 +56,6 @@ class GAN(Engine):
         "each other."
     )
     paper = "Goodfellow et al., 2014: Generative Adversarial Nets"
-    density_kind = "implicit"
-    principle = "adversarial"
     clip_steps = 3000
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Minimax loss": {"loss": "minimax"},
@@ -69,7 +64,6 @@ class GAN(Engine):
         "Newest weights only": {"averaging": 1},
     }
     loss_label = "loss of each player"
-    if_diverged = "Try smaller step sizes, or a larger R1 penalty."
 
     loss: Literal[
         "non-saturating", "minimax", "least squares", "Wasserstein", "hinge", "relativistic",
@@ -88,7 +82,7 @@ class GAN(Engine):
                       help="D is fed with so many sines of each point as well, of fixed random pitch: "
                       "they let a small network see what is fine.")  # fmt: skip
     focus: int = knob(150, 0, 5000, live=True, label="Waves focus", kinds=("plane", "line"),
-                      when={"waves": tuple(range(1, 129))},
+                      when={"waves": Above(0)},
                       help="D sees the coarse waves first, as if all points were blurred, and the blur "
                       "halves every so many steps; 0 shows it all waves at once.")  # fmt: skip
     d_lr: float = knob(2.5e-3, 1e-5, 1e-1, log=True, live=True, label="D step size",
@@ -104,7 +98,7 @@ class GAN(Engine):
                      "then settles instead of circling. 0 is the game of 2014.")  # fmt: skip
     r2: float = knob(0.5, 0.0, 10.0, live=True, label="R2 penalty",
                      help="The same on the samples: it also calms D where there are no data.")  # fmt: skip
-    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade",
+    fade: int = knob(200, 0, 5000, live=True, label="R1 and R2 fade", when={"r1 or r2": Above(0)},
                      help="Both penalties halve every so many steps, down to a tenth: first the "
                      "shares of modes are found, then their shapes; 0 keeps them as they are.")  # fmt: skip
     slope_one: float = knob(0.0, 0.0, 20.0, live=True, label="Gradient penalty",
@@ -124,18 +118,17 @@ class GAN(Engine):
     averaging: int = knob(50, 1, 10_000, log=True, live=True,
                           help="The samples shown and measured are the generator's with its weights "
                           "averaged over about so many updates; 1 shows the newest weights.")  # fmt: skip
-    bandwidth: float = knob(0.08, 0.02, 0.5, log=True, view=True,
+    bandwidth: float = knob(0.08, 0.02, 0.5, log=True, view=True, kinds=("plane",),
                             help="Width of the kernel in the estimate of the best D, in standard "
                             "deviations of the data.")  # fmt: skip
-    blur_data: bool = knob(True, view=True, label="Blur p like q̂",
+    blur_data: bool = knob(True, view=True, label="Blur p like q̂", kinds=("plane",),
                            help="See p through q̂'s kernel, so that equal densities give ½. Off: the "
                            "exact p, against which q̂ is too wide wherever p is sharp.")  # fmt: skip
 
-    BETAS = (0.0, 0.99)  # momentum makes two players circle each other
     FINEST = 40.0  # of the waves, radians per standard deviation of the data
     WIDEST = 0.5  # blur of the waves at first, in standard deviations of the data
     LEAST = 0.1  # of R1 and R2
-    SETTLING = 200  # step sizes fall as 1/√(1 + t/SETTLING)
+    SETTLING = 200
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -143,36 +136,31 @@ class GAN(Engine):
             return "The GAN here makes points and pictures, not sequences of steps or tokens."
         return None
 
+    @classmethod
+    def formula(cls, knobs: Mapping[str, Any]) -> str:
+        return equation(*(knobs[name] for name in ("loss", "r1", "r2", "slope_one", "clip")))
+
     # ------------------------------------------------------------ training
+
+    def networks(self, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
+        hidden = [self.width] * 3
+        # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
+        generator = mlp([self.latent, *hidden, self.dim], rng, gain=math.sqrt(3))
+        waves = self.waves if self.dim <= 2 else 0
+        sight = Sight(self.dim, self.pack, waves, self.FINEST, rng)
+        judge = mlp([sight.size, *hidden, 1], rng, gain=math.sqrt(3))
+        return generator, nn.Sequential(sight, *judge)
 
     def start(self, pool: Pool) -> None:
         super().start(pool)
-        hidden = [self.width] * 3
-        shape = [self.latent, *hidden, self.dim]
-        # a gain of √3 gives weights of variance 1/n: the signal keeps its size through SiLUs
-        self.generator = mlp(shape, self.rng, gain=math.sqrt(3))
-        waves = self.waves if self.dim <= 2 else 0
-        sight = Sight(self.dim, self.pack, waves, self.FINEST, self.rng)
-        self.discriminator = nn.Sequential(
-            sight, *mlp([sight.size, *hidden, 1], self.rng, gain=math.sqrt(3))
-        )
-        spare = torch.Generator(self.device).manual_seed(0)  # its weights are overwritten
-        self.averaged = mlp(shape, spare).requires_grad_(False)
-        self.averaged.load_state_dict(self.generator.state_dict())
-        self.g_adam = adam(self.generator.parameters(), self.g_lr, self.BETAS)
-        self.d_adam = adam(self.discriminator.parameters(), self.d_lr, self.BETAS)
-        self.g_updates = 0
         self._courses = defaultdict(Course)
-        self.refresh()
 
     def feed(self, pool: Pool) -> None:
         super().feed(pool)
-        self.g_updates = 0  # the average forgets the generator of the old data
         self._courses.clear()
 
     def refresh(self) -> None:
-        self._blurred: dict[Any, Tensor] = {}
-        self._smooth: dict[str, Tensor] = {}
+        self._fields: dict[float, Tensor] = {}  # the data's, by the width of the kernel
 
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
@@ -286,32 +274,10 @@ class GAN(Engine):
             return torch.rand(packs, 1, generator=generator, device=self.device)
         return None
 
-    def _descend(
-        self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: float
-    ) -> None:
-        """One Adam step of one player; the other one's parameters get no gradient at all."""
-        parameters = list(player.parameters())
-        for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            p.grad = slope
-        set_lr(optimiser, self._pace(lr))
-        optimiser.step()
-
     def _focus(self) -> None:
         """Set how blurred D sees its points, from the steps since the data came."""
         if isinstance(sight := next(self.discriminator.children(), None), Sight):
             sight.blur.fill_(self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0)
-
-    def _pace(self, lr: float) -> float:
-        return lr / math.sqrt(1 + self.age / self.SETTLING)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """θ̄ ← θ̄ + s (θ − θ̄) with s from 1 down to 1/averaging, so that early weights fade."""
-        s = 1 / self.averaging
-        s += (1 - s) * 10 / (10 + self.g_updates)
-        self.g_updates += 1
-        mine, newest = self.averaged.parameters(), self.generator.parameters()
-        torch._foreach_lerp_(list(mine), [p.detach() for p in newest], s)
 
     # ------------------------------------------------------------ the two players
 
@@ -329,11 +295,7 @@ class GAN(Engine):
 
     def generate(self, network: nn.Module, n: int, generator: torch.Generator) -> Tensor:
         """n standardised samples (n, dim) of a generator network."""
-        z = network(self.randn(n, self.latent, generator=generator))
-        if self.pool.dequantise:
-            noise = torch.rand(z.shape, generator=generator, device=self.device) - 0.5
-            z = z + noise / self._std
-        return z
+        return self.noisy(network(self.randn(n, self.latent, generator=generator)), generator)
 
     def decode(self, noise: Tensor) -> Tensor:
         """The averaged generator: noise (N, latent) → (N, dim) in data units."""

@@ -109,6 +109,7 @@ class Loss:
     Attributes:
         discriminator: (real, fake) → 0-d.
         generator: (fake) → 0-d, or (fake, real) → 0-d if `relative`.
+        of_d, of_g: both as equations, of data x ∼ p and samples y ∼ q.
         relative: the generator's loss looks at the data as well; then N = M.
         probability: turns D's output into its probability of "data"; None for a critic,
             whose values are not probabilities.
@@ -119,6 +120,8 @@ class Loss:
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[..., Tensor]
+    of_d: str = ""
+    of_g: str = ""
     relative: bool = False
     probability: Callable[[Tensor], Tensor] | None = torch.sigmoid
     zero: bool = False
@@ -130,15 +133,57 @@ class Loss:
         return self.generator(fake, real) if self.relative else self.generator(fake)
 
 
+_TELL = "−E_{p}[log D(x)] − E_{q}[log(1 − D(y))]"
+
 LOSSES: dict[str, Loss] = {
-    "non-saturating": Loss(cross_entropy, non_saturating, plays_value=True),
-    "minimax": Loss(cross_entropy, minimax, plays_value=True),
-    "least squares": Loss(squares, to_one, probability=lambda output: output),
-    "Wasserstein": Loss(difference, climb, probability=None),
-    "hinge": Loss(hinge, climb, probability=None, zero=True),
-    "relativistic": Loss(pairs, turned, relative=True, probability=None, ratio=True),
-    "relativistic average": Loss(averages, turned_averages, relative=True, probability=None),
-}
+    "non-saturating": Loss(
+        cross_entropy, non_saturating, _TELL, "−E_{q}[log D(y)]", plays_value=True
+    ),
+    "minimax": Loss(cross_entropy, minimax, _TELL, "E_{q}[log(1 − D(y))]", plays_value=True),
+    "least squares": Loss(
+        squares, to_one, "½E_{p}[(D(x) − 1)^{2}] + ½E_{q}[D(y)^{2}]", "½E_{q}[(D(y) − 1)^{2}]",
+        probability=lambda output: output,
+    ),
+    "Wasserstein": Loss(
+        difference, climb, "E_{q}[f(y)] − E_{p}[f(x)]", "−E_{q}[f(y)]", probability=None
+    ),
+    "hinge": Loss(
+        hinge, climb, "E_{p}[max(0, 1 − f(x))] + E_{q}[max(0, 1 + f(y))]", "−E_{q}[f(y)]",
+        probability=None, zero=True,
+    ),
+    "relativistic": Loss(
+        pairs, turned, "−E[log σ(f(x) − f(y))]", "−E[log σ(f(y) − f(x))]",
+        relative=True, probability=None, ratio=True,
+    ),
+    "relativistic average": Loss(
+        averages, turned_averages,
+        "−E_{p}[log σ(f(x) − E_{q}[f])] − E_{q}[log σ(E_{p}[f] − f(y))]",
+        "−E_{q}[log σ(f(y) − E_{p}[f])] − E_{p}[log σ(E_{q}[f] − f(x))]",
+        relative=True, probability=None,
+    ),
+}  # fmt: skip
+
+
+def equation(loss: str, r1: float, r2: float, slope_one: float, clip: float) -> str:
+    """What both players minimise, with the penalties whose weights are not 0.
+
+    f is the network's plain output; D is its sigmoid, or itself with least squares.
+    """
+    game = LOSSES[loss]
+    f = "D" if loss == "least squares" else "f"
+    of_d = game.of_d
+    for weight, term in (
+        (r1, f"½R_{{1}}E_{{p}}|∇{f}|^{{2}}"),
+        (r2, f"½R_{{2}}E_{{q}}|∇{f}|^{{2}}"),
+        (slope_one, f"λE[(|∇{f}(ux + (1 − u)y)| − 1)^{{2}}]"),
+    ):
+        of_d += f" + {term}" if weight > 0 else ""
+    where = "y\u00a0=\u00a0G(z)"  # never over two lines
+    if game.plays_value:
+        where += ",  D = σ(f)"
+    if loss == "Wasserstein" and clip > 0:
+        where += ",  weights of f in ±c"
+    return f"L_{{D}} = {of_d},  L_{{G}} = {game.of_g},  {where}"
 
 
 # ---------------------------------------------------------------- penalties

@@ -11,16 +11,23 @@ import torch
 from torch import Tensor
 
 from engines.gan import course
-from engines.kde import kde, through_kernel
-from engines.marks import Arrows, Bars, Heat, Images, Mark, Mesh, Panel, Paths, Points, Slider
+from engines.gan.course import GRID
+from engines.kde import kde
+from engines.marks import Arrows, Bars, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.metrics import COVERED, REACH, mode_report
-from engines.pictures import centres, data_points, exact_field, numpy
+from engines.pictures import (
+    centres,
+    data_points,
+    noise_grid,
+    numpy,
+    sheet,
+    verdict,
+)
 from engines.probes import reference
 
 if TYPE_CHECKING:
     from engines.gan.engine import GAN
 
-GRID = 64  # cells a side of the two fields of probabilities
 ARROWS = 150
 FOR_KERNEL = 4000  # samples that the generator's density is estimated from
 MESH = 25
@@ -106,7 +113,7 @@ def image_panels(gan: GAN) -> list[Panel]:
 
 def kernel(gan: GAN) -> float:
     """The kernel's standard deviation in data units."""
-    return gan.bandwidth * float(gan.pool.std.square().mean().sqrt())
+    return gan.bandwidth * course.scale(gan)
 
 
 def discriminator(gan: GAN) -> list[Mark]:
@@ -122,13 +129,13 @@ def discriminator(gan: GAN) -> list[Mark]:
         field = said - middle
         hi = max(float(field.abs().quantile(0.98)), 1e-6)
         label = "f(x)" if game.zero else "f(x) − the middle of data and samples"
-    return [Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label),
-            *points]  # fmt: skip
+    return [verdict(field, box, label, hi), *points]
 
 
 def optimal(gan: GAN) -> list[Mark]:
     box, h = gan.pool.dataset.extent, kernel(gan)
-    p, q = data_field(gan), kde(gan.sample(FOR_KERNEL), box, GRID, h)
+    blur = h if gan.blur_data or not gan.pool.dataset.exact else 0.0
+    p, q = course.data_field(gan, blur), kde(gan.sample(FOR_KERNEL), box, GRID, h)
     # a kernel averages over 4πh²: of so many samples q̂ is made, where p = q
     support = 4 * math.pi * h * h * FOR_KERNEL * (p + q) / 2
     if gan.game.ratio and gan.pack == 1:
@@ -136,21 +143,7 @@ def optimal(gan: GAN) -> list[Mark]:
     else:
         best, hi, label = p / (p + q) - 0.5, 0.5, "estimate of the best D − ½"
     best = torch.where(support < 4, math.nan, best)
-    return [Heat(numpy(best), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)]
-
-
-def data_field(gan: GAN) -> Tensor:
-    """p in the cells of the grid, (GRID, GRID): exact where there is a density."""
-    dataset, h = gan.pool.dataset, kernel(gan)
-    exact = exact_field(dataset)
-    blur = h if gan.blur_data or exact is None else 0.0
-    if blur not in gan._blurred:
-        if exact is None:
-            p = kde(gan.pool.train[:10_000], dataset.extent, GRID, h)
-        else:
-            p = through_kernel(torch.from_numpy(exact), dataset.extent, GRID, blur)
-        gan._blurred = {blur: p.to(gan.device)}
-    return gan._blurred[blur]
+    return [verdict(best, box, label, hi)]
 
 
 def warp(gan: GAN) -> list[Mark]:
@@ -158,9 +151,7 @@ def warp(gan: GAN) -> list[Mark]:
         line = torch.special.ndtri(torch.linspace(0.005, 0.995, 200, device=gan.device))
         return [Paths(numpy(gan.decode(line[:, None]))[None], "noise", 1.5,
                       label="the noise's line")]  # fmt: skip
-    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, MESH, device=gan.device))
-    noise = torch.zeros(MESH * MESH, gan.latent, device=gan.device)
-    noise[:, :2] = torch.cartesian_prod(edge, edge)
+    noise = noise_grid(MESH, gan.latent, gan.device)
     return [Mesh(journey(gan, noise).reshape(2, MESH, MESH, 2), "noise", keys=KEYS)]
 
 
@@ -184,7 +175,7 @@ def gradients(gan: GAN) -> list[Mark]:
 
 def modes(gan: GAN) -> list[Mark]:
     modes, x = reference(gan.pool).modes, gan.sample(2000)
-    # counted in float64 like the metric: at the threshold itgan the two must agree
+    # counted in float64 like the metric: at the threshold itself the two must agree
     y, centre, sigma, weight = (
         part.to(x.device, torch.float64) for part in (x, modes.centres, modes.sigma, modes.weights)
     )
@@ -206,12 +197,6 @@ def shares(gan: GAN) -> list[Mark]:
 
 
 # ---------------------------------------------------------------- of images
-
-
-def sheet(gan: GAN, x: Tensor, columns: int, label: str, tags: list[str] | None = None) -> Images:
-    dataset = gan.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, tags, label)
 
 
 def scores(gan: GAN) -> list[Mark]:

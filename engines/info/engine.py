@@ -12,8 +12,7 @@ from torch.nn.functional import one_hot
 from engines.data.base import Pool
 from engines.info import pictures
 from engines.info.information import Codes, Read, category_terms, continuous_terms, split
-from engines.knobs import knob
-from engines.marks import Metric, Panel
+from engines.knobs import Above, knob
 from engines.nets import adam
 from engines.players import Game, Perceptron
 
@@ -44,6 +43,7 @@ class InfoGAN(Game):
     )
     paper = "Chen et al., 2016: InfoGAN: Interpretable Representation Learning"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Codes need not be told (λ = 0)": {"information": 0.0},
         "Four codes only": {"categories": 4},
@@ -61,7 +61,7 @@ class InfoGAN(Game):
     information: float = knob(0.3, 0.0, 5.0, live=True, label="Weight of information (λ)",
                               help="How much the generator gains by samples that tell their code; "
                               "0 is a GAN with an audience that may read along.")  # fmt: skip
-    swept: int = knob(1, 1, 4, view=True, label="Continuous code swept",
+    swept: int = knob(1, 1, 4, view=True, label="Continuous code swept", when={"continuous": Above(0)},
                       help="Which continuous code runs from −1 to 1 in the pictures; the last "
                       "there is, if there are fewer.")  # fmt: skip
 
@@ -99,7 +99,7 @@ class InfoGAN(Game):
         reader = list(self.reader.parameters())
         slopes = torch.autograd.grad(untold, reader, retain_graph=True)
         loss = fooled + self.information * untold
-        self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._move(self.q_adam, reader, slopes, self.g_lr)
         self._average()
         return {
@@ -152,11 +152,3 @@ class InfoGAN(Game):
         """The category (N,) that the reader takes rows (N, dim) in data units for."""
         with torch.no_grad():
             return self.read(self.standardise(x)).logits.argmax(1)
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

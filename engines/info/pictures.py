@@ -18,8 +18,8 @@ from engines.info.information import (
     estimate,
     known_classes,
 )
-from engines.marks import Bars, Heat, Images, Mark, Metric, Panel, Paths, Points
-from engines.pictures import numpy
+from engines.marks import Bars, Heat, Mark, Metric, Panel, Paths, Points
+from engines.pictures import numpy, sheet
 
 if TYPE_CHECKING:
     from engines.info.engine import InfoGAN
@@ -29,12 +29,8 @@ LINES, ALONG = 3, 41  # noises that a code is swept over for each category, and 
 COLUMNS = 10
 
 
-def panels(engine: InfoGAN) -> list[Panel]:
-    own = image_panels if engine.pool.dataset.kind == "images" else plane_panels
-    return [*own(engine), *shared(engine)]
-
-
 def shared(engine: InfoGAN) -> list[Panel]:
+    """Of the plane and of images."""
     k = engine.categories
     return [
         Panel("told", "Code given, code read", partial(told, engine),
@@ -69,7 +65,7 @@ def plane_panels(engine: InfoGAN) -> list[Panel]:
                   help="Everything else stands still while one continuous code runs through its "
                   "range, from faint to strong. Long lines: the code decides where in a group a sample lies."),
         )  # fmt: skip
-    return own
+    return [*own, *shared(engine)]
 
 
 def which(engine: InfoGAN) -> int:
@@ -131,13 +127,8 @@ def image_panels(engine: InfoGAN) -> list[Panel]:
               help="The held-out images that Q is surest of. It has only ever been shown samples. A row of "
               "one kind of digit is a class that "
               "was found without a label; an empty row is a code that no image was read as."),
+        *shared(engine),
     ]  # fmt: skip
-
-
-def sheet(engine: InfoGAN, x: Tensor, columns: int, label: str) -> Images:
-    dataset = engine.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, label=label)
 
 
 def sheet_of_codes(engine: InfoGAN) -> list[Mark]:
@@ -187,7 +178,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         found = estimate(category_terms(read, codes.category))
     most = math.log(engine.categories)
     out = [
-        Metric("information", found.value, "nats", se=found.se, floor=most,
+        Metric("information", found.value, "nats", "lower bound", se=found.se, floor=most,
                label="I(c; x), at least",
                help="L_I = E log Q(c|x) + H(c), on the samples shown: never more than I(c; x), "
                f"which is at most H(c) = log {engine.categories} = {most:.4g}. Below 0 the reader "
@@ -197,7 +188,7 @@ def metrics(engine: InfoGAN) -> list[Metric]:
         with torch.no_grad():
             found = estimate(continuous_terms(read, codes.continuous))
         out.append(
-            Metric("continuous", found.value, "nats", se=found.se, label="I(u; x), at least",
+            Metric("continuous", found.value, "nats", "lower bound", se=found.se, label="I(u; x), at least",
                    help="The same for all continuous codes together. It has no ceiling: a number "
                    "can be told to any precision.")
         )  # fmt: skip

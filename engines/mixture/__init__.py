@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
-from engines.marks import Bars, Curve, Curves, Ellipses, Images, Mark, Metric, Panel, Points
+from engines.marks import Bars, Curve, Curves, Ellipses, Mark, Metric, Panel, Points
 from engines.mixture.gaussians import (
     Gaussians,
     Unconstrained,
@@ -35,7 +35,7 @@ from engines.mixture.gaussians import (
 from engines.mixture.ladder import Ladder, Selection
 from engines.mixture.rows import OnRows
 from engines.nets import adam, set_lr
-from engines.pictures import numpy
+from engines.pictures import numpy, sheet
 
 MOST_RUNGS = 20  # that train side by side when BIC chooses
 GUESSED_FROM = 10_000  # rows
@@ -329,14 +329,11 @@ class Mixture(OnRows):
         return [Bars(names, numpy(weight), self._true_shares(), y_label="weight π")]
 
     def _draw_means(self) -> list[Mark]:
-        dataset = self.pool.dataset
         weight, order = self._heaviest_first()
         mean = self.components()[1][order]
-        pixels = numpy(mean).reshape(-1, *dataset.shape[-2:]) / dataset.levels
         tags = [f"{100 * w:.0f} %" if w >= 0.01 else "< 1 %" for w in weight.tolist()]
         columns = max(1, math.ceil(math.sqrt(len(tags))))
-        sheet = np.clip(pixels, 0, 1).astype(np.float32)
-        return [Images(sheet, columns, tags, "component means")]
+        return [sheet(self, mean, columns, "component means", tags)]
 
     def _selection(self) -> Selection:
         key = (self.covariance, self.floor)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from engines.knobs import knob
-from engines.marks import Metric, Panel
 from engines.players import Game, Perceptron
 from engines.style import pictures
 from engines.style.networks import Generator, mixed, truncated
@@ -42,6 +41,7 @@ class StyleGAN(Game):
     )
     paper = "Karras, Laine & Aila, 2019: A Style-Based Generator Architecture for GANs"
     clip_steps = 1500
+    pictures = pictures
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "A linear mapping": {"depth": 0},
         "Never mixed in training": {"mixing": 0.0},
@@ -69,6 +69,9 @@ class StyleGAN(Game):
 
     # ------------------------------------------------------------ training
 
+    def refresh(self) -> None:
+        self._mean_style = self._mean_key = None
+
     def networks(self, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
         return (
             Generator(self.latent, self.depth, self.styles, self.width, self.LAYERS, self.dim, rng),
@@ -82,7 +85,7 @@ class StyleGAN(Game):
             fake = self.train_samples()
         discriminator = self.duel(real, fake)
         loss = self.fool(self.train_samples())
-        self._descend(self.g_adam, self.generator.parameters(), loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.g_lr)
         self._average()
         return {"discriminator": discriminator, "generator": loss.detach()}
 
@@ -104,9 +107,14 @@ class StyleGAN(Game):
 
     @torch.no_grad()
     def mean_style(self) -> Tensor:
-        """w̄ = E[f(z)] of the averaged generator over always the same noises, (W,)."""
-        rng = torch.Generator(self.device).manual_seed(6_000_011)
-        return self.averaged.mapping(self.randn(FOR_MEAN, self.latent, generator=rng)).mean(0)
+        """w̄ = E[f(z)] of the averaged generator over always the same noises, (W,); kept until its
+        weights change."""
+        key = tuple((id(p), p._version) for p in self.averaged.mapping.parameters())
+        if self._mean_key != key:
+            rng = torch.Generator(self.device).manual_seed(6_000_011)
+            noise = self.randn(FOR_MEAN, self.latent, generator=rng)
+            self._mean_style, self._mean_key = self.averaged.mapping(noise).mean(0), key
+        return self._mean_style
 
     @torch.no_grad()
     def style(self, z: Tensor, psi: float | None = None) -> Tensor:
@@ -131,16 +139,3 @@ class StyleGAN(Game):
         w = self.style(self.randn(n, self.latent, generator=generator))
         z = self.averaged.synthesis(self.averaged.broadcast(w))
         return self.unstandardise(self.noisy(z, generator))
-
-    def probability(self, x: Tensor) -> Tensor:
-        """D(x) at rows (N, dim) in data units: (N,)."""
-        with torch.no_grad():
-            return torch.sigmoid(self.logits(self.standardise(x)))
-
-    # ------------------------------------------------------------ numbers and pictures
-
-    def metrics(self) -> list[Metric]:
-        return pictures.metrics(self)
-
-    def panels(self) -> list[Panel]:
-        return pictures.panels(self)

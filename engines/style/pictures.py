@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.marks import Heat, Images, Mark, Mesh, Metric, Panel, Paths, Points, Slider
+from engines.marks import Mark, Mesh, Metric, Panel, Paths, Points, Slider
 from engines.metrics import nearest_ratio
-from engines.pictures import centres, data_points, numpy
+from engines.pictures import centres, data_points, noise_grid, numpy, sheet, verdict
 from engines.style.networks import detour
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ TABLE = (9, 9)  # rows and columns of the table of mixtures
 ROWS, COLUMNS = 8, 10
 PAIRS, STEPS = 200, 24  # lines that detours are measured on, and points of each
 MEASURED, AMONG = 1000, 5000
-
-
-def panels(engine: StyleGAN) -> list[Panel]:
-    own = image_panels if engine.pool.dataset.kind == "images" else plane_panels
-    return own(engine)
 
 
 def layers(engine: StyleGAN) -> str:
@@ -69,9 +64,7 @@ def plane_panels(engine: StyleGAN) -> list[Panel]:
 
 
 def warp(engine: StyleGAN) -> list[Mark]:
-    edge = torch.special.ndtri(torch.linspace(0.01, 0.99, MESH, device=engine.device))
-    z = torch.zeros(MESH * MESH, engine.latent, device=engine.device)
-    z[:, :2] = torch.cartesian_prod(edge, edge)
+    z = noise_grid(MESH, engine.latent, engine.device)
     w = engine.style(z)
     flat = w[:, :2]
     flat = (flat - flat.mean(0)) / flat.std(0).clamp_min(1e-6)
@@ -108,9 +101,9 @@ def trails(engine: StyleGAN) -> list[Mark]:
 
 def discriminator(engine: StyleGAN) -> list[Mark]:
     box = engine.pool.dataset.extent
-    field = numpy(engine.probability(centres(box, FIELD, engine.device))).reshape(FIELD, FIELD)
+    field = engine.probability(centres(box, FIELD, engine.device)).reshape(FIELD, FIELD)
     return [
-        Heat(field - 0.5, box, "discriminator", "diverging", hi=0.5, gamma=1.0, label="D(x) − ½"),
+        verdict(field - 0.5, box),
         data_points(engine, 400, 0.35),
         Points(numpy(engine.sample(400)), "model", label="samples of the model"),
     ]
@@ -133,12 +126,6 @@ def image_panels(engine: StyleGAN) -> list[Panel]:
               help="The same two ends in both rows of a pair. The mapping is there to make "
               "straight lines in w change evenly."),
     ]  # fmt: skip
-
-
-def sheet(engine: StyleGAN, x: Tensor, columns: int, label: str) -> Images:
-    dataset = engine.pool.dataset
-    pixels = np.clip(numpy(x).reshape(-1, *dataset.shape) / dataset.levels, 0, 1)
-    return Images(pixels.astype(np.float32), columns, label=label)
 
 
 def table(engine: StyleGAN) -> list[Mark]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engines.marks import Arrows, Bars, Ellipses, Images, Mark, Mesh, Panel, Paths, Points, Slider
-from engines.pictures import data_points, numpy
+from engines.pictures import data_points, noise_grid, numpy
 from engines.vae import numbers
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def grid(engine: VAE, n: int) -> tuple[Tensor, Tensor]:
     if shown.shape[1] == 1:
         at = torch.special.ndtri(torch.linspace(0.01, 0.99, n * n, device=engine.device))[:, None]
     else:
-        edge = torch.special.ndtri(torch.linspace(0.01, 0.99, n, device=engine.device))
-        at = torch.cartesian_prod(edge, edge).flip(1)
+        at = noise_grid(n, 2, engine.device).flip(1)
     return at @ shown.T, at
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.find import find
+from tests.browser.stage import Stage
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [
@@ -91,11 +93,64 @@ def open_page(browser: Browser, url: str, width: int = 1280, height: int = 800) 
     return page
 
 
+def faultless(page: Page) -> None:
+    """No script on the page has failed."""
+    assert page.faults == []
+    assert page.evaluate("window.playground.error") is None
+
+
 @pytest.fixture
 def page(server: Server, browser: Browser) -> Iterator[Page]:
+    """A page of one's own, just opened."""
     opened = open_page(browser, server.url)
-    yield opened
-    faults, error = opened.faults, opened.evaluate("window.playground.error")
-    opened.context.close()
+    try:
+        yield opened
+        faultless(opened)
+    finally:
+        opened.context.close()
+
+
+class Shared:
+    """A page that the tests of a module lend each other: to open one takes longer than most tests.
+
+    Whoever lends it puts right what the last one left. A test that fails may leave anything: the
+    next one gets another page.
+    """
+
+    def __init__(self) -> None:
+        self.page: Page | None = None
+
+    @contextmanager
+    def lend(self, request: pytest.FixtureRequest, opened: Callable[[], Page]) -> Iterator[Page]:
+        self.page = self.page or opened()
+        failed = request.session.testsfailed
+        try:
+            yield self.page
+            faultless(self.page)
+        except BaseException:
+            self.close()
+            raise
+        if request.session.testsfailed > failed:
+            self.close()
+
+    def close(self) -> None:
+        if self.page is not None:
+            self.page.context.close()
+        self.page = None
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    one = Shared()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def stage(browser: Browser) -> Iterator[Stage]:
+    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield Stage(page)
+    page.context.close()
     assert faults == []
-    assert error is None

@@ -4,124 +4,20 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
-from app.pack import Known, pack
-from app.view import ASSETS, LIVE_JS, PLOTLY_JS
 from engines.marks import (
-    Curve,
-    Curves,
     Frame,
-    Handles,
-    Heat,
-    Images,
-    Mark,
-    Metric,
     Panel,
-    Paths,
-    Points,
-    Slider,
     Surface,
 )
+from tests.browser.stage import BOX, Stage, corner, dot, readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-BOX = (-4.0, 4.0, -4.0, 4.0)
-HOSTILE = '<img src=x onerror="window.hurt=1"> & <b>bold</b>'
-
-
-class Stage:
-    """A bare page with a view; `sent` are the events that it triggered."""
-
-    def __init__(self, page: Page) -> None:
-        self.page, self.seq, self.known = page, 0, Known()
-        # a real address, since local storage is refused to a page without one
-        page.route("**/*", lambda route: route.fulfill(
-            body='<body><div id="v" style="width:900px"></div></body>', content_type="text/html"))  # fmt: skip
-        page.goto("http://127.0.0.1:9/")
-        page.add_style_tag(path=str(ASSETS / "live.css"))
-        page.add_script_tag(path=str(PLOTLY_JS))
-        page.add_script_tag(path=str(ASSETS / "timeline.js"))
-        for path in LIVE_JS:
-            page.add_script_tag(path=str(path))
-        page.evaluate(
-            """() => { window.sent = [];
-            window.view = PlaygroundView(document.getElementById('v'),
-                { trigger: (name, data) => sent.push([name, data]) }); }"""
-        )
-
-    def send(self, frame: Frame, playing: bool = True, lose: bool = False, **about) -> None:
-        self.seq += 1
-        extra = {"playing": playing, "about": about or {"title": "T"}}
-        text = pack(frame, self.known, seq=self.seq, extra=extra)
-        if lose:
-            return
-        self.page.evaluate("text => view.show(text)", text)
-        self.page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 30)))")
-
-    def show(self, *marks: Mark, **rest) -> None:
-        """One frame of one panel, until it is painted with its axes."""
-        self.send(Frame(self.seq, 0.0, 0.0, [], [Panel("p", "P", list(marks), box=BOX, **rest)]))
-        self.page.wait_for_function("window.playground.ready")
-        assert self.page.evaluate("playground.error") is None
-
-    def spot(self, colour: str) -> tuple[float, float]:
-        """Centre, in the *axes'* units, of the canvas's pixels that have a role's colour."""
-        return tuple(self.page.evaluate(
-            """name => {
-              const canvas = document.querySelector('.gp-plot canvas');
-              const hex = getComputedStyle(document.body).getPropertyValue('--gp-' + name).trim();
-              const want = [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
-              const { width, height } = canvas;
-              const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
-              let [n, sx, sy] = [0, 0, 0];
-              for (let i = 0; i < data.length; i += 4) {
-                if (want.some((v, c) => Math.abs(data[i + c] - v) > 40)) continue;
-                n++; sx += (i / 4) % width + .5; sy += Math.floor(i / 4 / width) + .5;
-              }
-              const ratio = width / canvas.clientWidth;
-              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-              return [xaxis.p2d(sx / n / ratio), yaxis.p2d(sy / n / ratio)];
-            }""", colour))  # fmt: skip
-
-    def sent(self, name: str) -> list[dict]:
-        return [data for event, data in self.page.evaluate("sent") if event == name]
-
-    def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a place given in the axes' units."""
-        px, py = self.page.evaluate(
-            """([x, y]) => {
-              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-              const box = document.querySelector('.gp-plot').getBoundingClientRect();
-              return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
-            }""", [x, y])  # fmt: skip
-        self.page.mouse.move(px, py)
-
-
-@pytest.fixture
-def stage(browser: Browser) -> Iterator[Stage]:
-    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield Stage(page)
-    page.context.close()
-    assert faults == []
-
-
-def dot(x: float, y: float) -> Points:
-    return Points(np.array([[x, y]]), "lost", size=8, opacity=1.0)
-
-
-def corner(flip: bool = False) -> Heat:
-    """7 in the cell at the bottom right, 0 elsewhere."""
-    values = np.zeros((8, 8))
-    values[0, 7] = 7.0
-    return Heat(values[::-1] if flip else values, BOX, label="v", unit="units")
 
 
 # ---------------------------------------------------------------- painting
@@ -147,10 +43,6 @@ def test_canvas_and_axes_agree_after_zooming_and_the_zoom_survives(stage: Stage)
     assert stage.spot("lost") == pytest.approx((2.5, 1.5), abs=0.03)
     low, high = stage.page.evaluate("document.querySelector('.gp-axes')._fullLayout.xaxis.range")
     assert 2.9 < high - low < 5.5
-
-
-def readout(stage: Stage) -> str:
-    return stage.page.inner_text(".gp-readout")
 
 
 def test_hover_reads_the_value_of_the_cell(stage: Stage) -> None:
@@ -180,51 +72,6 @@ def test_the_field_lies_where_the_readout_says(stage: Stage) -> None:
         })"""
     )
     assert sum(colours[0][:3]) < sum(colours[1][:3]) - 200  # much is dark, nothing is paper
-
-
-@pytest.mark.parametrize("time", [0.0, 0.25, 1.0])
-def test_the_slider_runs_through_keyframes(stage: Stage, time: float) -> None:
-    keys = np.array([0.0, 0.5, 1.0])
-    xy = np.array([[[-2.0, 0.0]], [[0.0, 2.0]], [[2.0, 0.0]]])
-    mark = Points(xy, "lost", size=8, opacity=1.0, keys=keys)
-    stage.show(mark, slider=Slider("t", 0, 1, 1.0, ("noise", "data")))
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    expected = (-2 + 4 * time, {0.0: 0.0, 0.25: 1.0, 1.0: 0.0}[time])
-    assert stage.spot("lost") == pytest.approx(expected, abs=0.06)
-
-
-@pytest.mark.parametrize(("time", "frame"), [(0.0, 0), (0.9, 0), (1.0, 1), (1.6, 1), (2.0, 2)])
-def test_images_are_shown_as_they_were_drawn(stage: Stage, time: float, frame: int) -> None:
-    """The last keyframe that was reached, and never a mixture of two."""
-    pixels = np.full((3, 2, 4, 4), np.nan)
-    pixels[1:, 0], pixels[2:, 1] = 1.0, 0.0  # the second image is white, once it is there
-    mark = Images(pixels, 2, keys=np.arange(3.0))
-    panel = Panel("p", "P", [mark], slider=Slider("pixels", 0, 2, 2.0))
-    stage.send(Frame(1, 0.0, 0.0, [], [panel]))
-    stage.page.wait_for_function("window.playground.ready")
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    seen = stage.page.evaluate(
-        """() => [2, 7].map(x => {
-          const canvas = document.querySelector('.gp-plot canvas');
-          const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-          const ratio = canvas.width / canvas.clientWidth;
-          const at = [xaxis.d2p(x) * ratio, yaxis.d2p(2) * ratio].map(Math.round);
-          return canvas.getContext('2d').getImageData(...at, 1, 1).data[1];
-        })"""
-    )
-    colour = {"nothing": range(215, 244), "ink": range(60), "paper": range(245, 256)}
-    expected = [("nothing", "nothing"), ("ink", "nothing"), ("ink", "paper")]
-    for green, name in zip(seen, expected[frame], strict=True):
-        assert green in colour[name], (seen, name)
-    # wrong twin: the keyframe before or after is another picture
-    others = [e for k, e in enumerate(expected) if k != frame]
-    assert all(any(g not in colour[n] for g, n in zip(seen, e, strict=True)) for e in others)
 
 
 def test_a_panel_that_did_not_change_is_not_painted_again(stage: Stage) -> None:
@@ -260,6 +107,7 @@ def test_the_picture_to_keep_holds_the_canvas(stage: Stage) -> None:
 
 
 # ---------------------------------------------------------------- in three dimensions
+
 
 CAMERA = "document.querySelector('.gp-axes')._fullLayout.scene._scene.getCamera().eye"
 
@@ -367,219 +215,3 @@ def test_a_finger_scrolls_past_a_surface_until_it_means_to_turn_it(browser: Brow
     page.get_by_role("button", name="Done").tap()
     assert swipe()[0] > 20
     context.close()
-
-
-# ---------------------------------------------------------------- frames on their way
-
-
-def test_a_lost_frame_is_reported_and_mended(stage: Stage) -> None:
-    frame = lambda x: Frame(1, 0.0, 0.0, [], [Panel("p", "P", [dot(x, 0), corner()], box=BOX)])  # noqa: E731
-    stage.send(frame(0), lose=True)
-    stage.send(frame(0))
-    assert stage.sent("ack") == [{"seq": 2, "missing": True}]
-    assert stage.page.evaluate("playground.drawn") == 0
-    stage.known.clear()
-    stage.send(frame(0))
-    stage.page.wait_for_function("playground.drawn == 1")
-    assert stage.page.evaluate("playground.error") is None
-
-
-def test_frames_are_acknowledged_once_painted(stage: Stage) -> None:
-    for i in range(9):
-        stage.send(Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]))
-    seqs = [ack["seq"] for ack in stage.sent("ack")]
-    assert seqs == sorted(set(seqs))
-    assert max(b - a for a, b in zip([0, *seqs], seqs, strict=False)) <= 5
-    stage.send(Frame(10, 0.0, 0.0, [], []), playing=False)
-    stage.send(Frame(11, 0.0, 0.0, [], []), playing=False)
-    assert [ack["seq"] for ack in stage.sent("ack")][-2:] == [10, 11]
-
-
-def test_the_last_of_a_burst_is_acknowledged_too(stage: Stage) -> None:
-    # the server waits once its window is full: an unacknowledged last frame would be for ever
-    for i in range(1, 4):
-        stage.send(Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]))
-    stage.page.wait_for_timeout(500)
-    assert stage.sent("ack")[-1]["seq"] == stage.seq
-
-
-def test_only_the_newest_of_many_frames_is_painted(stage: Stage) -> None:
-    texts = [
-        pack(
-            Frame(i, 0.0, 0.0, [], [Panel("p", "P", [dot(i / 9, 0)], box=BOX)]), stage.known, seq=i
-        )
-        for i in range(1, 10)
-    ]
-    stage.page.evaluate("texts => texts.forEach(text => view.show(text))", texts)
-    stage.page.wait_for_function("playground.ready")
-    assert stage.page.evaluate("[playground.drawn, playground.step]") == [1, 9]
-
-
-def test_a_view_that_nobody_sees_paints_nothing(stage: Stage) -> None:
-    stage.show(dot(0, 0))
-    stage.page.evaluate("document.getElementById('v').style.display = 'none'")
-    stage.page.wait_for_timeout(100)
-    drawn = stage.page.evaluate("playground.drawn")
-    for i in range(5):
-        stage.send(Frame(20 + i, 0.0, 0.0, [], [Panel("p", "P", [dot(i, 0)], box=BOX)]))
-    assert stage.page.evaluate("playground.drawn") == drawn
-    assert [a for a in stage.sent("ack") if a.get("hidden")] == [{"seq": 2, "hidden": True}]
-    assert {"visible": False} in stage.sent("view")
-    stage.page.evaluate("document.getElementById('v').style.display = ''")
-    stage.page.wait_for_function(f"playground.step == 24 && playground.drawn > {drawn}")
-    assert stage.spot("lost") == pytest.approx((4, 0), abs=0.1)
-
-
-# ---------------------------------------------------------------- around the pictures
-
-
-def test_hostile_texts_stay_texts(stage: Stage) -> None:
-    panels = [
-        Panel("a", HOSTILE, [dot(0, 0), Handles(np.zeros((1, 2)), "x", [HOSTILE])], HOSTILE, BOX),
-        Panel("b", "b", [Curves([Curve(HOSTILE, np.arange(3.0), np.arange(3.0)),
-                                 Curve("c", np.arange(3.0), np.arange(3.0))],
-                                [(HOSTILE, 1.0)], x_label=HOSTILE)]),
-        Panel("c", "c", [Images(np.ones((1, 8, 8)), tags=[HOSTILE])]),
-    ]  # fmt: skip
-    metrics = [Metric("m", float("inf"), note=HOSTILE, label=HOSTILE, help=HOSTILE)]
-    stage.send(Frame(1, 0.0, 0.0, metrics, panels, HOSTILE), title=HOSTILE, tagline=HOSTILE,
-               objective=HOSTILE + " x_{<i>}", look_for=HOSTILE, paper=HOSTILE)  # fmt: skip
-    stage.page.wait_for_function("playground.ready")
-    stage.page.wait_for_timeout(300)
-    assert stage.page.evaluate("window.hurt") is None
-    assert stage.page.evaluate("playground.error") is None
-    assert stage.page.evaluate("document.querySelectorAll('#v img, #v a[href*=x]').length") == 0
-    assert stage.page.inner_text("#v h2") == HOSTILE
-    assert stage.page.inner_text(".gp-equation sub") == "<i>"
-    assert "∞" in stage.page.inner_text(".gp-metrics")
-
-
-def test_panels_are_hidden_shown_and_enlarged(stage: Stage) -> None:
-    panels = [Panel(i, i.upper(), [dot(0, 0)], box=BOX) for i in ("one", "two", "three")]
-    stage.send(Frame(1, 0.0, 0.0, [], panels))
-    page = stage.page
-    page.get_by_role("button", name="Hide: TWO").click()
-    assert page.locator("figure").count() == 2
-    assert stage.sent("view")[-1]["hidden"] == ["two"]
-    stage.send(Frame(2, 0.0, 0.0, [], panels))
-    assert page.locator("figure").count() == 2
-    page.get_by_role("button", name="Show: TWO").click()
-    assert stage.sent("view")[-1]["hidden"] == []
-    stage.send(Frame(3, 0.0, 0.0, [], panels))
-    assert page.locator("figure").count() == 3
-    small = page.locator("figure").nth(1).bounding_box()["width"]
-    page.get_by_text("TWO", exact=True).dblclick()
-    large = page.locator("figure", has_text="TWO").bounding_box()["width"]
-    assert large > 2 * small
-    page.keyboard.press("Escape")
-    assert page.locator("figure", has_text="TWO").bounding_box()["width"] == small
-
-
-def test_a_handle_moves_at_once_and_tells_the_server(stage: Stage) -> None:
-    stage.show(Handles(np.array([[0.0, 0.0], [1.0, -1.0]]), "follow", ["a", "b"]))
-    stage.point_at(1, -1)
-    stage.page.mouse.down()
-    for k in range(1, 21):
-        stage.point_at(1 + k / 10, -1 + k / 10)
-    stage.page.wait_for_timeout(120)
-    stage.page.mouse.up()
-    acts = stage.sent("act")
-    assert acts[-1]["name"] == "follow"
-    assert acts[-1]["args"] == pytest.approx({"x": 3.0, "y": 1.0, "index": 1}, abs=0.05)
-    assert len(acts) < 20  # at most one each 50 ms
-    assert [a["begin"] for a in acts] == [True] + [False] * (len(acts) - 1)
-    assert [a["end"] for a in acts] == [False] * (len(acts) - 1) + [True]
-    turns = [a["turn"] for a in acts]
-    assert turns == sorted(turns)
-
-
-def test_heights_over_a_line_fill_the_panel_and_its_shade_reaches_down_to_0(stage: Stage) -> None:
-    ranges = """() => { const { xaxis, yaxis } =
-        document.querySelector('.gp-axes')._fullLayout; return [xaxis.range, yaxis.range]; }"""
-    step = np.array([[[-3.0, 0.0], [-3.0, 2.0], [3.0, 2.0], [3.0, 0.0]]])
-    marks = dot(2, 3), Paths(step, "model", fill=True)
-    stage.show(*marks, equal=False)
-    (x0, x1), (y0, y1) = stage.page.evaluate(ranges)
-    for low, high in ((x0, x1), (y0, y1)):
-        assert -4.5 < low < -4 and 4 < high < 4.5
-    assert stage.spot("lost") == pytest.approx((2.0, 3.0), abs=0.1)
-
-    def pixel(x: float, y: float) -> list[int]:
-        return stage.page.evaluate(
-            """([x, y]) => {
-              const canvas = document.querySelector('.gp-plot canvas');
-              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-              const k = canvas.width / canvas.clientWidth;
-              return [...canvas.getContext('2d')
-                .getImageData(k * xaxis.d2p(x), k * yaxis.d2p(y), 1, 1).data];
-            }""", [x, y])  # fmt: skip
-
-    assert pixel(0, 1) == pixel(-2, 0.3) != pixel(0, -1) == pixel(0, 3)
-    stage.show(*marks)
-    (x0, x1), (y0, y1) = stage.page.evaluate(ranges)
-    assert (x1 - x0) - (y1 - y0) > 1, "the wrong twin: equal axes on a panel that is no square"
-
-
-def test_a_chart_grows_with_its_curve(stage: Stage) -> None:
-    longest = 0
-    for n in (2, 40, 200):
-        x = np.arange(float(n))
-        stage.send(Frame(n, 0.0, 0.0, [], [Panel("c", "C", [Curves([Curve("l", x, np.sin(x))])])]))
-        drawn = "(document.querySelector('path.js-line')?.getAttribute('d') || '').length"
-        stage.page.wait_for_function(f"{drawn} > {longest}")
-        longest = stage.page.evaluate(drawn)
-
-
-def test_the_names_of_lines_stand_above_them(stage: Stage) -> None:
-    x = np.arange(40.0)
-
-    def room(*names: str) -> tuple[float, float]:
-        """Where the names end and where the lines may begin, in pixels of the page."""
-        lines = [Curve(name, x, 1 + x) for name in names]
-        stage.send(Frame(1, 0.0, 0.0, [], [Panel("c", "C", [Curves(lines)])]))
-        stage.page.wait_for_timeout(1200)
-        return tuple(stage.page.evaluate(
-            """() => ['.gp-legend', '.gp-axes .nsewdrag'].map((name, i) =>
-              document.querySelector(name).getBoundingClientRect()[i ? 'top' : 'bottom'])"""))  # fmt: skip
-
-    stage.page.evaluate("document.getElementById('v').style.width = '420px'")
-    _, alone = room("one")
-    names, lines = room(*(f"the continuation of walk number {i}" for i in range(4)))
-    assert names <= lines
-    assert lines > alone + 20, "the wrong twin: the same room for four names as for none"
-
-
-@pytest.mark.parametrize(("role", "goes_on"), [("discriminator", True), ("density", False)])
-def test_a_fields_edge_goes_on_to_the_panels(stage: Stage, role: str, goes_on: bool) -> None:
-    values = np.full((20, 20), -0.5)
-    values[8:12, 8:12] = 0.5
-    stage.show(Heat(values, BOX, role, "diverging", hi=0.5, gamma=1.0), size="small")
-    inside, beyond = stage.page.evaluate(
-        """() => {
-          const canvas = document.querySelector('.gp-plot canvas');
-          const { xaxis } = document.querySelector('.gp-axes')._fullLayout;
-          const ratio = canvas.width / canvas.clientWidth;
-          const middle = Math.round(canvas.height / 2);
-          return [xaxis.d2p(-3.8) * ratio, 3].map(x =>
-            [...canvas.getContext('2d').getImageData(Math.round(x), middle, 1, 1).data]);
-        }"""
-    )
-    assert bool(np.abs(np.subtract(inside, beyond)).max() < 8) is goes_on
-    colour = "getComputedStyle(document.querySelector('.xtick text')).fill"
-    usual = "getComputedStyle(document.querySelector('.gp-view')).getPropertyValue('--gp-mute')"
-    usual = [int(stage.page.evaluate(usual).strip()[i : i + 2], 16) for i in (1, 3, 5)]
-    seen = [int(v) for v in stage.page.evaluate(colour)[4:-1].split(",")]
-    assert (seen == usual) is not goes_on, "on a dark ground the axes' numbers are bright"
-
-
-@pytest.mark.parametrize("width", [390, 900, 1500])
-def test_the_view_fits_its_width(stage: Stage, width: int) -> None:
-    sizes = ["large", "large", "small", "small", "small", "wide", "wide"]
-    panels = [Panel(f"p{i}", f"P{i}", [dot(0, 0)], box=BOX, size=s) for i, s in enumerate(sizes)]
-    stage.page.set_viewport_size({"width": width, "height": 800})
-    stage.page.evaluate("w => document.getElementById('v').style.width = (w - 20) + 'px'", width)
-    stage.send(Frame(1, 0.0, 0.0, [], panels))
-    boxes = [stage.page.locator("figure").nth(i).bounding_box() for i in range(len(sizes))]
-    assert all(b["x"] >= 0 and b["x"] + b["width"] <= width + 1 for b in boxes)
-    across = sum(abs(b["y"] - boxes[0]["y"]) < 1 for b in boxes)
-    assert across == (1 if width == 390 else 2)

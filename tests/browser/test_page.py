@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,27 @@ def test_a_live_knob_arrives_while_it_runs(page):
     button(page, "Pause").click()
 
 
+def test_what_a_knob_leaves_without_meaning_is_hidden_and_the_equation_follows(server, browser):
+    start = Experiment("ring8", "gan", knobs={"loss": "hinge", "r1": 0.0, "r2": 0.0})
+    page = open_page(browser, f"{server.url}#{to_hash(start)}")
+    try:
+        fade, equation = page.locator("[data-knob=fade]"), page.locator(".gp-equation")
+        expect(page.locator("[data-knob=r2]")).to_be_visible(timeout=15_000)
+        expect(equation).to_contain_text("max(0, 1 − f(x))")
+        expect(fade).to_be_hidden()
+        box = page.locator("[data-knob=r2] input.value")
+        box.fill("0.5")
+        box.press("Enter")
+        expect(fade).to_be_visible()
+        expect(equation).to_contain_text("|∇f|")
+        page.locator("[data-knob=loss] label", has_text="Wasserstein").click()
+        expect(page.locator("[data-knob=clip]")).to_be_visible()
+        expect(equation).not_to_contain_text("max(0, 1 − f(x))")
+        assert page.faults == []
+    finally:
+        page.context.close()
+
+
 def test_a_restarting_knob_restarts_and_undo_brings_the_run_back(page):
     button(page, "+10").click()
     wait_step(page, "s === 10")
@@ -199,10 +221,19 @@ def test_another_tab_keeps_data_and_seed_and_parks_the_run(page):
     wait_step(page, "s === 10")
 
 
+@pytest.fixture
+def toured(request, shared, server, browser) -> Iterator[Page]:
+    """A page on which other tabs have been played already, as a visitor's are."""
+    with shared.lend(request, lambda: open_page(browser, server.url)) as page:
+        yield page
+
+
 @pytest.mark.parametrize("name", list(families()))
-def test_every_tab_plays(page, name):
+def test_every_tab_plays(toured, name):
+    page = toured
     tab(page, name).click()
     expect(tab(page, name)).to_have_attribute("aria-selected", "true")
+    wait_step(page, "s === 0")  # another tab's run went further
     page.wait_for_timeout(400)
     before = page.evaluate(PIXELS)
     button(page, "Play").click()

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Frame, Page
 
 from engines import Experiment
-from tests.browser.conftest import Server, open_page
+from tests.browser.conftest import Server, faultless, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -28,19 +28,42 @@ PIXELS = """() => [...document.querySelectorAll('.gp-panel')].filter(p => p.quer
     })"""
 
 
-@pytest.fixture
-def played(server: Server, browser: Browser) -> Iterator[Page]:
-    """A page that has trained for some seconds and is paused."""
-    page = open_page(browser, server.url, 1280, 900)
+def play(browser: Browser, url: str) -> Page:
+    page = open_page(browser, url, 1280, 900)
     page.click("#gp-play")
     page.wait_for_function(f"{VIEW}.tape.entries.length > 40", timeout=60_000)
+    pause(page)
+    return page
+
+
+def pause(page: Page) -> None:
     page.click("#gp-pause")
     page.wait_for_function("!document.body.classList.contains('gp-playing')")
     page.wait_for_timeout(1500)
-    yield page
-    faults = page.faults, page.evaluate("playground.error")
-    page.context.close()
-    assert faults == ([], None)
+
+
+@pytest.fixture
+def played(server: Server, browser: Browser) -> Iterator[Page]:
+    """A page that has trained for some seconds and is paused."""
+    page = play(browser, server.url)
+    try:
+        yield page
+        faultless(page)
+    finally:
+        page.context.close()
+
+
+@pytest.fixture
+def replayed(request, shared, server: Server, browser: Browser) -> Iterator[Page]:
+    """The same, for tests that look at the past and leave the run as it is: paused, and in the
+    present. Some of them have looked at it before."""
+    with shared.lend(request, lambda: play(browser, server.url)) as page:
+        if page.evaluate("document.body.classList.contains('gp-rewound')"):
+            page.click(".gp-live")
+            page.wait_for_function("!document.body.classList.contains('gp-rewound')")
+        if page.evaluate("document.body.classList.contains('gp-playing')"):
+            pause(page)
+        yield page
 
 
 def wind(page: Page, index: int) -> int:
@@ -54,18 +77,18 @@ def wind(page: Page, index: int) -> int:
     return step
 
 
-def test_the_past_shows_other_pictures_numbers_and_curves_and_the_present_comes_back(played):
-    now = played.evaluate(PIXELS)
-    numbers = played.inner_text(".gp-metrics")
-    step = wind(played, 3)
-    assert played.inner_text(".gp-where").startswith(f"step {step:,}")
-    past = played.evaluate(PIXELS)
+def test_the_past_shows_other_pictures_numbers_and_curves_and_the_present_comes_back(replayed):
+    now = replayed.evaluate(PIXELS)
+    numbers = replayed.inner_text(".gp-metrics")
+    step = wind(replayed, 3)
+    assert replayed.inner_text(".gp-where").startswith(f"step {step:,}")
+    past = replayed.evaluate(PIXELS)
     assert past[0] != now[0]
-    assert played.inner_text(".gp-metrics") != numbers
-    played.keyboard.press("Escape")
-    played.wait_for_timeout(1200)
-    assert played.evaluate(PIXELS) == now
-    assert played.inner_text(".gp-metrics") == numbers
+    assert replayed.inner_text(".gp-metrics") != numbers
+    replayed.keyboard.press("Escape")
+    replayed.wait_for_timeout(1200)
+    assert replayed.evaluate(PIXELS) == now
+    assert replayed.inner_text(".gp-metrics") == numbers
 
 
 def test_on_a_phone_the_way_back_is_within_reach(played):
@@ -81,25 +104,25 @@ def test_on_a_phone_the_way_back_is_within_reach(played):
     played.wait_for_function("!document.body.classList.contains('gp-rewound')")
 
 
-def test_rewinding_while_it_trains_leaves_training_alone(played):
-    wind(played, 2)
-    played.keyboard.press(" ")
-    played.wait_for_function("document.body.classList.contains('gp-playing')")
-    step = played.evaluate("playground.step")
+def test_rewinding_while_it_trains_leaves_training_alone(replayed):
+    wind(replayed, 2)
+    replayed.keyboard.press(" ")
+    replayed.wait_for_function("document.body.classList.contains('gp-playing')")
+    step = replayed.evaluate("playground.step")
     last = f"{VIEW}.tape.entries.at(-1).step"
-    before = played.evaluate(last)
-    played.wait_for_function(f"{last} > {before} + 30")
-    assert played.evaluate("playground.step") == step
-    played.click(".gp-live")
-    played.wait_for_function(f"playground.step > {before}")
+    before = replayed.evaluate(last)
+    replayed.wait_for_function(f"{last} > {before} + 30")
+    assert replayed.evaluate("playground.step") == step
+    replayed.click(".gp-live")
+    replayed.wait_for_function(f"playground.step > {before}")
 
 
-def test_scrubbing_shows_the_right_frame_and_asks_the_server_for_nothing(played):
+def test_scrubbing_shows_the_right_frame_and_asks_the_server_for_nothing(replayed):
     """How soon it shows is measured in bench/browser.py."""
-    wind(played, 1)  # what was under way has arrived
+    wind(replayed, 1)  # what was under way has arrived
     asked: list[str] = []
-    played.on("request", lambda request: asked.append(request.url))
-    seen = played.evaluate(
+    replayed.on("request", lambda request: asked.append(request.url))
+    seen = replayed.evaluate(
         f"""async () => {{
           const view = {VIEW}, input = document.querySelector('#gp-timeline input'), out = [];
           for (let i = 0; i < 30; i++) {{
@@ -156,8 +179,8 @@ def test_the_run_before_can_be_looked_at_and_undo_brings_it_back(played):
     assert wind(played, 3) == kept[3]
 
 
-def test_the_tape_stays_small_however_long_the_run(played):
-    sizes = played.evaluate(
+def test_the_tape_stays_small_however_long_the_run(replayed):
+    sizes = replayed.evaluate(
         f"""() => {{
           const view = {VIEW}, frame = view.tape.entries[0].frame;
           const size = seconds => {{
@@ -179,11 +202,11 @@ def test_the_tape_stays_small_however_long_the_run(played):
 
 
 def test_the_exported_page_opens_offline_and_its_pixels_are_the_live_ones(
-    played, browser, tmp_path
+    replayed, browser, tmp_path
 ):
-    with played.expect_download(timeout=60_000) as found:
-        played.click("#gp-share")
-        played.click('[data-name="Export as a web page"]')
+    with replayed.expect_download(timeout=60_000) as found:
+        replayed.click("#gp-share")
+        replayed.click('[data-name="Export as a web page"]')
     path = Path(tmp_path / "run.html")
     found.value.save_as(path)
     assert path.stat().st_size < 20e6
@@ -194,15 +217,15 @@ def test_the_exported_page_opens_offline_and_its_pixels_are_the_live_ones(
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(path.as_uri())
     page.wait_for_function("window.view && playground.ready")
-    width = played.evaluate(f"{VIEW}.root.clientWidth")
+    width = replayed.evaluate(f"{VIEW}.root.clientWidth")
     page.evaluate(f"document.getElementById('view').style.width = '{width}px'")
     for index in (2, 15, 30):
-        step = wind(played, index)
+        step = wind(replayed, index)
         there = page.evaluate(f"view.tape.entries.findIndex(e => e.step === {step})")
         page.evaluate(f"timeline.wind({there})")
         page.wait_for_function(f"playground.step == {step}")
         page.wait_for_timeout(800)
-        live, own = played.evaluate(PIXELS), page.evaluate(PIXELS)
+        live, own = replayed.evaluate(PIXELS), page.evaluate(PIXELS)
         assert live == own
         assert len(live) >= 5
     slider = page.locator(".gp-slider input").first
@@ -220,14 +243,14 @@ def test_the_exported_page_opens_offline_and_its_pixels_are_the_live_ones(
     context.close()
 
 
-def test_a_film_is_a_film(played, tmp_path):
-    with played.expect_download(timeout=180_000) as found:
-        played.click("#gp-share")
-        played.click('[data-name="Record a film"]')
+def test_a_film_is_a_film(replayed, tmp_path):
+    with replayed.expect_download(timeout=180_000) as found:
+        replayed.click("#gp-share")
+        replayed.click('[data-name="Record a film"]')
     path = Path(tmp_path / "run.webm")
     found.value.save_as(path)
     assert path.read_bytes()[:4] == bytes.fromhex("1a45dfa3")  # EBML
-    played.evaluate(
+    replayed.evaluate(
         """async base64 => {
           const video = document.createElement('video');
           video.src = 'data:video/webm;base64,' + base64;
@@ -238,7 +261,7 @@ def test_a_film_is_a_film(played, tmp_path):
         }""",
         __import__("base64").b64encode(path.read_bytes()).decode(),
     )
-    width, time = played.evaluate("window.filmed")
+    width, time = replayed.evaluate("window.filmed")
     assert width > 300 and time > 0.5
 
 
@@ -350,31 +373,31 @@ def test_a_frame_without_a_clipboard_shows_the_link_selected(framed, server):
     assert marked == box.input_value()
 
 
-def test_a_double_click_fills_the_screen_and_escape_leaves_it(played):
-    plot = played.locator(".gp-panel .gp-plot").first
+def test_a_double_click_fills_the_screen_and_escape_leaves_it(replayed):
+    plot = replayed.locator(".gp-panel .gp-plot").first
     plot.dblclick()
-    played.wait_for_selector(".gp-view.gp-filled")
-    played.wait_for_timeout(300)
+    replayed.wait_for_selector(".gp-view.gp-filled")
+    replayed.wait_for_timeout(300)
     box = plot.bounding_box()
     assert box["height"] > 700 and box["width"] > 1100
     sharp = """e => { const c = e.querySelector('canvas'), r = e.getBoundingClientRect();
         return Math.abs(c.width - r.width) < 2 && Math.abs(c.height - r.height) < 2; }"""
-    played.wait_for_function(f"e => ({sharp})(e)", arg=plot.element_handle())
-    drawn = played.evaluate("playground.drawn")
-    played.keyboard.press(" ")  # it trains, and shows it
-    played.wait_for_function(f"playground.drawn > {drawn} + 5")
-    played.keyboard.press(" ")
-    played.wait_for_function("!document.body.classList.contains('gp-playing')")
-    played.keyboard.press("Escape")
-    played.wait_for_selector(".gp-view:not(.gp-filled)")
-    played.wait_for_timeout(300)
+    replayed.wait_for_function(f"e => ({sharp})(e)", arg=plot.element_handle())
+    drawn = replayed.evaluate("playground.drawn")
+    replayed.keyboard.press(" ")  # it trains, and shows it
+    replayed.wait_for_function(f"playground.drawn > {drawn} + 5")
+    replayed.keyboard.press(" ")
+    replayed.wait_for_function("!document.body.classList.contains('gp-playing')")
+    replayed.keyboard.press("Escape")
+    replayed.wait_for_selector(".gp-view:not(.gp-filled)")
+    replayed.wait_for_timeout(300)
     assert plot.bounding_box()["height"] < 500
 
 
-def test_lecture_mode_folds_the_controls(played):
-    played.keyboard.press("l")
-    assert not played.locator("#gp-left").is_visible()
-    assert not played.locator("#gp-knob-card").is_visible()
-    assert played.locator(".gp-metrics").is_visible()
-    played.keyboard.press("l")
-    assert played.locator("#gp-left").is_visible()
+def test_lecture_mode_folds_the_controls(replayed):
+    replayed.keyboard.press("l")
+    assert not replayed.locator("#gp-left").is_visible()
+    assert not replayed.locator("#gp-knob-card").is_visible()
+    assert replayed.locator(".gp-metrics").is_visible()
+    replayed.keyboard.press("l")
+    assert replayed.locator("#gp-left").is_visible()

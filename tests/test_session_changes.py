@@ -1,0 +1,261 @@
+"""One visitor's life with a run, without a browser: what is changed, refused and undone."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import pytest
+import torch
+
+from app.pack import unpack
+from app.session import Session
+from app.share import to_hash
+from engines import ENGINES, BadInput, Experiment
+from tests import visits
+from tests.visits import BLOCKS, Player, last_step, shown
+
+session, browser_memory = visits.session, visits.browser_memory
+
+
+@pytest.fixture(scope="module")
+def patient() -> Session:
+    """A session that one piece of nonsense after the other is said to."""
+    visitor = Session("cpu", fps=30)
+    visitor.open(Experiment("ring8soft", "mixture"))
+    return visitor
+
+
+def test_a_live_knob_bites_while_it_plays(session):
+    session.open(Experiment("ring8soft", "flow"))
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 3)
+    assert session.set("lr", 0.005) is None, "the stream shows it"
+    player.wait(lambda p: session.worker.run.engine.lr == 0.005)
+    step = last_step(player)
+    player.wait(lambda p: last_step(p) > step)
+    player.stop()
+    assert session.experiment.knobs["lr"] == 0.005
+    assert session.worker.run.experiment == session.experiment
+
+
+def test_a_restarting_knob_begins_again_and_undo_brings_the_training_back(session):
+    list(session.step(20))
+    before = session.worker.run.engine.state()[0]
+    frame = shown(session.set("n_components", 3))
+    assert frame["step"] == 0 and session.worker.run.experiment.knobs["n_components"] == 3
+    frame = shown(session.undo())
+    assert frame["step"] == 20
+    assert session.experiment.knobs["n_components"] == 8
+    after = session.worker.run.engine.state()[0]
+    assert all(torch.equal(before[k], after[k]) for k in before if k != "view_rng")
+    assert "nothing to undo" in shown(session.undo() and session.undo())["note"]
+
+
+def test_undo_of_a_change_made_while_playing(session):
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 10)
+    session.set("n_components", 2)
+    player.wait(lambda p: session.worker.run.experiment.knobs["n_components"] == 2)
+    player.stop()
+    assert shown(session.undo())["step"] > 10
+    assert session.worker.run.experiment.knobs["n_components"] == 8
+
+
+def test_two_changes_made_while_playing_are_undone_one_by_one(session):
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 10)
+    session.set("n_components", 2)
+    session.set("covariance", "diagonal")
+    player.wait(lambda p: session.worker.run.experiment.knobs["covariance"] == "diagonal")
+    player.stop()
+    first = shown(session.undo())
+    assert session.worker.run.experiment == session.experiment
+    assert session.experiment.knobs["covariance"] == "full"
+    second = shown(session.undo())
+    assert session.worker.run.experiment == session.experiment
+    assert session.experiment.knobs["n_components"] == 8
+    assert second["step"] > 10 >= first["step"]
+
+
+def test_a_change_made_during_the_last_frames_is_not_lost(session):
+    for text in session.step(1):
+        if not shown(text)["extra"]["playing"]:
+            threading.Thread(target=session.reset, daemon=True).start()
+            time.sleep(0.05)
+    end = time.monotonic() + 10
+    while session.worker.run.step and time.monotonic() < end:
+        time.sleep(0.01)
+    assert session.worker.run.step == 0
+
+
+def test_data_fed_to_a_playing_run_reaches_it_without_a_restart(session):
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 10)
+    assert session.feed(session.experiment.but(dataset="moons")) is None, "the stream shows it"
+    player.wait(lambda p: session.worker.run.experiment.dataset == "moons")
+    step = last_step(player)
+    player.wait(lambda p: last_step(p) > step + 10)
+    frames = player.stop()
+    steps = [f["step"] for f in frames]
+    assert steps == sorted(steps), "the step count never goes back"
+    assert frames[-1]["about"]["hash"] == to_hash(session.experiment)
+    assert frames[-1]["about"]["dataset"] == "moons"
+    assert session.worker.run.experiment == session.experiment
+
+
+def test_a_stroke_is_one_step_of_undo(session):
+    list(session.step(10))
+    before = session.worker.run.engine.state()[0]
+    xy = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    for steps, n in enumerate((100, 200, 300), 10):
+        points = session.experiment.but(dataset="points", options={}, points=xy[:n])
+        frame = shown(session.feed(points, undoable=n == 100, measure=n == 300))
+        assert frame["step"] == steps and len(session.worker.run.experiment.points) == n
+        list(session.step(1))
+    assert shown(session.undo())["step"] == 10
+    assert session.experiment.dataset == "ring8soft" == session.worker.run.experiment.dataset
+    after = session.worker.run.engine.state()[0]
+    assert all(torch.equal(before[k], after[k]) for k in before if k != "view_rng")
+
+
+def test_an_address_is_opened_with_what_there_is_to_say(session):
+    frame = shown(session.open(Experiment("moons", "gan"), "2,000 of 60,000 points."))
+    assert frame["note"] == "2,000 of 60,000 points."
+    assert not shown(session.open(Experiment("moons", "mixture")))["note"]
+
+
+def test_structured_options_have_no_ready_made_control(session):
+    session.choose_dataset("gaussians")
+    assert session.data_controls()["knobs"] == []
+    moved = [[0.5, 0.5, 1.0, 0.3, 0.2, 1.0]]
+    session.set_option("components", moved)
+    assert session.worker.run.dataset.components == moved
+    with pytest.raises(BadInput, match="Gaussian 1"):
+        session.set_option("components", [[0.5] * 5])
+    assert session.experiment.options["components"] == moved
+
+
+def test_feeding_takes_the_data_alone(session):
+    stale = session.experiment.but(dataset="moons")
+    session.set("floor", 1e-3)
+    session.feed(stale)
+    assert session.experiment.knobs["floor"] == 1e-3 and session.experiment.dataset == "moons"
+    assert session.worker.run.experiment == session.experiment
+    kept = session.experiment
+    for wrong in (kept.but(dataset="digits"), kept.but(seed=3), Experiment("rings", "gan")):
+        with pytest.raises(BadInput):
+            session.feed(wrong)
+    assert session.experiment == kept == session.worker.run.experiment
+
+
+def test_a_handle_sends_its_number_too(session):
+    session.open(Experiment("ring8soft", "flow"))
+    kind = ENGINES["flow"]
+    name = next(n for n, a in kind.actions.items() if set(a.takes) == {"x", "y"})
+    assert not shown(session.act(name, {"x": 0.5, "y": 0.5, "index": 0}))["note"]
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param(e, marks=[] if e == "mixture" else pytest.mark.slow) for e in ENGINES]
+)
+def test_view_knobs_redraw_while_paused_and_take_no_step(session, engine):
+    session.open(Experiment(ENGINES[engine].opens_on, engine))
+    list(session.step(2))
+    for name, entry in ENGINES[engine].knobs.items():
+        if entry.view:
+            value = entry.high if entry.kind in ("int", "float") else (
+                not entry.default if entry.kind == "bool" else entry.choices[-1])  # fmt: skip
+            text = session.set(name, value)
+            if value != entry.default:
+                assert shown(text)["step"] == session.worker.run.step == 2
+
+
+def test_reset_returns_to_the_same_beginning(session):
+    first = shown(session.worker.redraw())
+    list(session.step(15))
+    again = shown(session.reset())
+    assert again["step"] == 0
+    assert [m["value"] for m in again["metrics"]] == [m["value"] for m in first["metrics"]]
+    assert shown(session.undo())["step"] == 15
+
+
+def test_a_new_seed_is_another_run(session):
+    session.set_seed(5)
+    assert session.experiment.seed == 5 == session.worker.run.experiment.seed
+    with pytest.raises(BadInput):
+        session.set_seed(-1)
+
+
+def test_a_knob_that_needs_images_is_offered_on_images_only(session):
+    def offered():
+        return {entry["name"] for entry in session.controls()["knobs"]}
+
+    session.open(Experiment("moons", "flow"))
+    plane, key = offered(), session.controls()["key"]
+    session.open(Experiment("digits", "flow"))
+    assert offered() - plane == {"best"} and plane < offered()
+    assert session.controls()["key"] != key, "the card is built anew"
+
+
+def test_a_dataset_chosen_while_playing_plays_on(session):
+    player = Player(session)
+    player.wait(lambda p: last_step(p) > 3)
+    session.choose_dataset("moons")
+    player.wait(lambda p: session.worker.run.experiment.dataset == "moons")
+    player.wait(lambda p: p.frames[-1]["about"]["dataset"] == "moons" and last_step(p) > 2)
+    player.stop()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda s: s.set("no_knob", 1), lambda s: s.set("n_components", "many"),
+        lambda s: s.set("n_components", 10**6), lambda s: s.set(None, None),
+        lambda s: s.choose_dataset("nowhere"), lambda s: s.choose_dataset(["ring8"]),
+        lambda s: s.choose_family("Alchemy"), lambda s: s.choose_family([1]),
+        lambda s: s.set_option([1], 2), lambda s: s.choose_engine({}),
+        lambda s: s.act("__init__", {}), lambda s: s.act("x", "y"), lambda s: s.set_beside("abc"),
+        lambda s: s.set_beside(["nothing like it"]), lambda s: s.set_option("x", 1),
+        lambda s: s.set_seed("one"), lambda s: s.set_speed("warp"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_and_the_run_goes_on(patient, wrong):
+    session = patient
+    before = session.worker.run.step
+    list(session.step(3))
+    kept = session.experiment
+    with pytest.raises(BadInput) as refused:
+        wrong(session)
+    frame = shown(session.refuse(str(refused.value)))
+    assert frame["note"] == str(refused.value) and frame["step"] == before + 3
+    assert session.experiment == kept == session.worker.run.experiment
+    list(session.step(1))
+    assert session.worker.run.step == before + 4
+
+
+def test_branching_goes_on_from_a_kept_moment_with_the_knobs_of_now(session):
+    player = Player(session)
+    player.wait(lambda p: len(session.worker.timeline.moments) >= 3)
+    player.stop()
+    last = session.worker.run.step
+    kept = session.worker.timeline.steps
+    session.set("lr", 0.02)
+    target = kept[1]
+    frame = unpack(session.branch(target + 1), BLOCKS)
+    assert frame["step"] == target < last
+    assert frame["extra"]["timeline"]["branches"] == [target]
+    assert frame["extra"]["timeline"]["kept"] == kept[:2]
+    assert "Branched" in frame["note"]
+    assert session.worker.run.experiment.knobs["lr"] == 0.02
+    tape = frame["extra"]["timeline"]["tape"]
+    assert unpack(session.undo(), BLOCKS)["step"] == last
+    assert unpack(session.reset(), BLOCKS)["extra"]["timeline"]["tape"] > tape
+
+
+@pytest.mark.parametrize("wrong", [None, "5", True, math.nan, -1, [1]])
+def test_a_branch_from_nowhere_is_refused(session, wrong):
+    with pytest.raises(BadInput):
+        session.branch(wrong)
+    assert "press Play" in unpack(session.branch(5), BLOCKS)["note"]
