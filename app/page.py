@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, home, own, thumbs
+from app import api, box, home, own, thumbs
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
@@ -19,7 +20,7 @@ from app.session import Session, plain
 from app.share import read_hash
 from app.view import LiveView
 from app.visitors import Visitors
-from engines import DATASETS, ENGINES, BadInput, Experiment, families
+from engines import DATASETS, ENGINES, BadInput, Experiment, families, machine
 
 log = logging.getLogger("playground")
 
@@ -118,6 +119,7 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                     reset = gr.Button("Reset", elem_id="gp-reset")
                     seed = gr.Button("New seed", elem_id="gp-seed")
                     undo = gr.Button("Undo", elem_id="gp-undo")
+                    gpu = gr.Button("GPU", elem_id="gp-gpu") if box.ON else None
                     gr.HTML('<div data-slot="progress"></div>', elem_id="gp-progress",
                             js_on_load=None)  # fmt: skip
                     speed = gr.Dropdown(
@@ -132,6 +134,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
+                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(box.ON))}</p>',
+                        js_on_load=None)  # fmt: skip
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 
@@ -271,6 +275,10 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         def on_undo(text: str, request: gr.Request) -> list[Any]:
             return handler(Session.undo)(arrive(request, text))
 
+        def on_gpu(text: str, request: gr.Request) -> Any:
+            frame = arrive(request, text).choose_gpu()
+            return gr.skip() if frame is None else frame
+
         def on_play(text: str, turn: float | None, request: gr.Request):
             yield from arrive(request, text).play(turn)
 
@@ -346,6 +354,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
         seed.click(on_seed, address, everything, js=HASH_JS, **QUIET)
         undo.click(on_undo, address, everything, js=HASH_JS, **QUIET)
         speed.input(on_speed, speed, None, **QUIET)
+        if gpu is not None:
+            gpu.click(on_gpu, address, view, js=HASH_JS, **QUIET)
         demo.unload(on_leave)
         api.register(visitors)
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from app import zero
 from app.share import MAX_HASH, to_hash
-from app.worker import SPEEDS, Crowd, Worker
+from app.worker import SPEEDS, Crowd
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.base import NOISE
 from engines.experiment import MAX_SEED
@@ -40,7 +41,7 @@ class Session:
         crowd: Crowd | None = None,
         pictures: bool = True,
     ) -> None:
-        self.worker = Worker(device, fps, crowd, pictures)
+        self.worker = zero.worker(device, fps, crowd, pictures)
         self.used = time.monotonic()  # the last request
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()
@@ -404,6 +405,12 @@ class Session:
         if speed not in SPEEDS:
             raise BadInput(f"Speed must be one of {', '.join(SPEEDS)}; got {shown(speed)}.")
         self.worker.post(speed=speed)
+
+    def choose_gpu(self) -> str | None:
+        """Play on a GPU that the Space lends, or no longer; where none is lent, nothing changes."""
+        if isinstance(self.worker, zero.ZeroWorker):
+            self.worker.choose()
+        return self.worker.redraw()
 
     def close(self) -> None:
         """The visitor left: stop, and let go of everything."""

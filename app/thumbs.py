@@ -17,7 +17,7 @@ def svg(dataset: Dataset) -> str:
     rng = torch.Generator().manual_seed(5)
     if dataset.kind == "images":
         height, width = dataset.shape
-        image = dataset.sample(1, rng).reshape(height, width) / dataset.levels
+        image = dataset.example().reshape(height, width) / dataset.levels
         cells = "".join(
             f'<rect x="{c}" y="{r}" width="1.02" height="1.02" opacity="{image[r, c]:.2f}"/>'
             for r in range(height)
@@ -70,6 +70,6 @@ def css(where: str) -> str:
     """Rules that put each dataset's picture on its option of the radio group `where`."""
     return "\n".join(
         f"{where} label:has(input[value={name}])::before"
-        f"{{mask-image:{picture(kind())};-webkit-mask-image:{picture(kind())}}}"
-        for name, kind in DATASETS.items()
+        f"{{mask-image:{drawn};-webkit-mask-image:{drawn}}}"
+        for name, drawn in ((name, picture(kind())) for name, kind in DATASETS.items())
     )

@@ -8,6 +8,7 @@ import weakref
 
 from app.session import Session
 from app.worker import Crowd
+from engines import machine
 
 MAX_SESSIONS = 256
 IDLE = 1800.0  # seconds that a session without a page is kept for its next request
@@ -87,5 +88,6 @@ def _sweep_often(found: weakref.ref[Visitors]) -> None:
             visitors._sweep()
             if not visitors._sessions:
                 visitors._swept = False
+                machine.give_back()
                 return
         del visitors  # else it would be kept for the sake of the sweeping

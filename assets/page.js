@@ -58,6 +58,11 @@
   document.addEventListener('playground:frame', event => {
     const extra = event.detail || {};
     document.body.classList.toggle('gp-playing', !!extra.playing);
+    const gpu = document.getElementById('gp-gpu');
+    if (gpu) {
+      gpu.setAttribute('aria-pressed', String(extra.gpu !== 'off'));
+      gpu.classList.toggle('gp-on-gpu', extra.gpu === 'on');
+    }
     const hash = extra.about && extra.about.hash;
     // an experiment too large for a link has none: an old one would name another
     if (hash === '' && /^#e=/.test(location.hash)) { own = ''; try { history.replaceState(history.state, '', location.pathname + location.search); } catch { /* a sandboxed frame */ } }

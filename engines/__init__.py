@@ -9,7 +9,11 @@ x = run.sample(10_000)
 import importlib
 import pkgutil
 
-import torch
+from engines.machine import prepare
+
+prepare()
+
+import torch  # noqa: E402
 
 # One thread a run: tiny networks lose 5 to 100 times their speed to thread hand-over as
 # soon as one core is busy with something else (a browser is enough).

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from engines import nets
 from engines.data.base import Dataset, Pool
 from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
@@ -310,7 +311,7 @@ class Engine(Knobbed):
                     {"state": state, "param_groups": value.state_dict()["param_groups"]}
                 )
             elif isinstance(value, torch.Generator):
-                value.set_state(tensors[key])
+                nets.revive(value, tensors[key])
             elif isinstance(value, Tensor):
                 if value.shape != tensors[key].shape:
                     raise BadInput("This checkpoint belongs to another experiment.")

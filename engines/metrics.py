@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
-from scipy.stats import binom, chi2
+from scipy.special import chdtr, chdtri, gammaln, xlog1py, xlogy
 from torch import Tensor
 
 from engines.data.base import Modes
@@ -250,8 +250,8 @@ def mode_report(x: Array, modes: Modes) -> ModeReport:
     for k in np.flatnonzero(shares * n >= 20):
         y = x[own == k]
         radius = np.linalg.norm(y - np.median(y, axis=0), axis=1)
-        y = y[radius <= REACH * np.median(radius) / math.sqrt(chi2.median(d))]
-        cut = chi2.cdf(REACH**2, d + 2) / chi2.cdf(REACH**2, d)  # E[r² | r ≤ 3σ] / dσ²
+        y = y[radius <= REACH * np.median(radius) / math.sqrt(chdtri(d, 0.5))]
+        cut = chdtr(d + 2, REACH**2) / chdtr(d, REACH**2)  # E[r² | r ≤ 3σ] / dσ²
         total += len(y) * y.var(axis=0, ddof=1).mean() / cut / sigma[k] ** 2
         count += len(y)
     return ModeReport(
@@ -273,7 +273,10 @@ def share_noise(weights: np.ndarray, n: int) -> float:
     ½ Σ E|Bₖ/n − wₖ| with de Moivre's E|B − nw| = 2 m (1−w) P(B = m), m = ⌊nw⌋ + 1.
     """
     m = np.floor(n * weights) + 1
-    return float((m * (1 - weights) * binom.pmf(m, n, weights)).sum() / n)
+    k = np.minimum(m, n)  # a weight of 1 leaves nothing beyond n
+    log_pmf = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    log_pmf += xlogy(k, weights) + xlog1py(n - k, -weights)
+    return float((m * (1 - weights) * np.where(m <= n, np.exp(log_pmf), 0)).sum() / n)
 
 
 def separated(modes: Modes) -> bool:

@@ -6,6 +6,7 @@ share; here every weight comes from the generator that is passed in.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -152,3 +153,18 @@ class Best(nn.Module):
     def forget(self) -> None:
         """Other data came: what did best on the old ones says nothing."""
         self.loss.fill_(math.inf)
+
+
+STATES = (5056, 16)  # bytes of a generator's state: on the CPU, on a CUDA device
+
+
+def revive(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Set a generator to a kept state. One that was kept on another kind of device cannot go on
+    where it stood: there it is seeded with a digest of it, so that the same state still gives the
+    same numbers. Raises RuntimeError for what is no state.
+    """
+    if state.numel() in STATES and state.numel() != generator.get_state().numel():
+        digest = hashlib.blake2b(state.cpu().numpy().tobytes(), digest_size=7).digest()
+        generator.manual_seed(int.from_bytes(digest, "little"))
+    else:
+        generator.set_state(state)

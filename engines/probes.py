@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtr
 from torch import Tensor, nn
 
 from engines.data.base import Modes, Pool
@@ -226,7 +226,7 @@ class Reference:
         modes = self.modes
         if not separated(modes):
             return mode_report(self.pool.train, modes)
-        inside = float(chi2.cdf(REACH**2, modes.centres.shape[1]))
+        inside = float(chdtr(modes.centres.shape[1], REACH**2))
         return ModeReport(len(modes.weights), inside, as_array(modes.weights), 1.0)
 
     # ---- images

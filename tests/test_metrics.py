@@ -298,3 +298,11 @@ def test_nearest_ratio_tells_copies_from_inventions():
     brute = torch.tensor([[math.dist(a, b) for b in train.tolist()] for a in held[:5].tolist()])
     torch.testing.assert_close(distance[:5], brute.min(1).values, rtol=1e-4, atol=1e-4)
     assert index[:5].tolist() == brute.argmin(1).tolist()
+
+
+def test_share_noise_is_that_of_the_binomial():
+    for weights, n in (([0.1, 0.2, 0.7], 10_000), ([0.04] * 25, 2000), ([1.0], 50), ([1.0, 0], 9)):
+        w = np.array(weights)
+        m = np.floor(n * w) + 1
+        wanted = float((m * (1 - w) * stats.binom.pmf(m, n, w)).sum() / n)
+        assert metrics.share_noise(w, n) == pytest.approx(wanted, rel=1e-9, abs=1e-15)

@@ -92,6 +92,10 @@ class Dataset(Knobbed):
         """n independent rows (n, dim) in data units, float32, on the generator's device."""
         raise NotImplementedError
 
+    def example(self) -> Tensor:
+        """One row (dim,) that stands for all, for a small picture; always the same."""
+        return self.sample(1, torch.Generator().manual_seed(5))[0]
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, (N, dim) → (N,); −∞ outside the support. See `trust`."""
         raise NotImplementedError(f"{self.name} has no exact density.")

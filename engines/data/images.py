@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +46,15 @@ class Digits(Dataset):
         rows = digits()[split][0].to(generator.device)
         index = torch.randint(len(rows), (n,), generator=generator, device=generator.device)
         return dequantised(rows[index], generator)
+
+    def example(self) -> Tensor:
+        """The first image of the file; scikit-learn, which takes a second to load, is not asked."""
+        package = importlib.util.find_spec("sklearn").origin
+        path = Path(package).parent / "datasets" / "data" / "digits.csv.gz"
+        if not path.exists():
+            return super().example()
+        row = np.loadtxt(path, delimiter=",", max_rows=1, dtype=np.float32)
+        return torch.from_numpy(row[: self.dim])
 
     def pool(self, seed: int, device: torch.device | str = "cpu") -> Pool:
         """All rows of each split; validation and test get their noise once, from the seed."""
