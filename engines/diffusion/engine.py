@@ -97,6 +97,8 @@ class Diffusion(FieldModel):
         0.0, 0.0, 1.0, view=True, label="Fresh noise η", when={"sampler": "DDIM"},
         help="0: none, and the same noise gives the same sample; 1: as much as ancestral sampling.",
     )  # fmt: skip
+    asks = 1  # times the network, for one guess of the denoiser
+
     # ------------------------------------------------------------ the process
 
     def refresh(self) -> None:
