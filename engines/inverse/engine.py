@@ -50,7 +50,7 @@ class Inverse(Diffusion):
              "correct each guess as if it were Gaussian, with the covariance that its slope tells.",
     )  # fmt: skip
     repeats: int = knob(
-        8, 1, 30, log=True, view=True, label="Times each step is made",
+        6, 1, 30, log=True, view=True, label="Times each step is made",
         when={"method": "replacement"},
         help="In between, noise takes the points back, and what is not observed adapts.",
     )  # fmt: skip
@@ -95,7 +95,7 @@ class Inverse(Diffusion):
 
     def refresh(self) -> None:
         super().refresh()
-        self._truth_key, self._truth = None, None
+        self._truth_key, self._truth, self._drawn_line = None, None, None
 
     # ------------------------------------------------------------ the observation
 

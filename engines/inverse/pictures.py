@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engines.inverse.engine import Inverse
 
 NAMES = ("x₁", "x₂")
-CLOUD, COUNTED, WALKS = 300, 500, 200  # samples on the line, of the histogram, on their way
+WALKS = 150  # samples on their way
 BINS, GRAPH = 60, 240  # of the histogram; points of the model's own graph
 STEPS_GRAPH = 12  # of the ODE for it
 DIGITS, WAYS = 8, 6  # held-out pictures, samples for each
@@ -77,7 +77,7 @@ def plane(engine: Inverse) -> list[Panel]:
         ]  # fmt: skip
 
     def observe() -> list[Mark]:
-        x = engine.given(engine.observation(), CLOUD)
+        x = numbers.drawn(engine)
         drawn = Points(numpy(x), "model", size=2.4, label=f"samples given {one}")
         return [data_points(engine), drawn, *line()]
 
@@ -86,7 +86,7 @@ def plane(engine: Inverse) -> list[Panel]:
         if p is not None:
             every = max(1, len(p) // 600)
             marks.append(over(right.grid[::every], p[::every], "data", hat, fill=True))
-        x = numpy(engine.given(engine.observation(), COUNTED))[:, 1 - engine.first]
+        x = numpy(numbers.drawn(engine))[:, 1 - engine.first]
         edges = np.linspace(low, high, BINS + 1)
         height = np.histogram(x, edges)[0] / (len(x) * (edges[1] - edges[0]))
         steps = np.repeat(edges, 2)[1:-1], np.repeat(height, 2).clip(0, 3 * tall)
@@ -116,7 +116,7 @@ def plane(engine: Inverse) -> list[Panel]:
             return []
         seen, gaps = engine.observation(), []
         for _, more in RIVALS:
-            x = numpy(engine.given(seen, COUNTED, **more))[:, 1 - engine.first]
+            x = numpy(engine.given(seen, numbers.DRAWN, **more))[:, 1 - engine.first]
             whole = np.isfinite(x).all()
             gaps.append(truth.w1(x, right.grid, p) / engine.scale if whole else math.nan)
         names = [name for name, _ in RIVALS]
@@ -140,14 +140,14 @@ def plane(engine: Inverse) -> list[Panel]:
               "own noisy place from the start; guidance draws it there."),
         Panel("rivals", "How far from the exact conditional", rivals, "each method, the same network",
               None, "wide", estimate=guess, hz=0.1,
-              help=f"W₁ between {COUNTED} samples given the line and the conditional density, with as "
+              help=f"W₁ between {numbers.DRAWN} samples given the line and the conditional density, with as "
               "many steps each; the mark is what as many true draws have."),
     ]  # fmt: skip
 
 
 RIVALS = (
     ("replacement ×1", {"method": "replacement", "repeats": 1}),
-    ("replacement ×8", {"method": "replacement", "repeats": 8}),
+    ("replacement ×6", {"method": "replacement", "repeats": 6}),
     ("posterior sampling", {"method": "posterior sampling"}),
     ("matched Gaussians", {"method": "matched Gaussians"}),
 )
