@@ -314,3 +314,11 @@ def test_digits_are_observed_in_part(task, method):
 def test_what_has_no_coordinate_to_observe_is_refused(name):
     with pytest.raises(BadInput, match=r"observes.*\.$"):
         Experiment(name, "inverse_diffusion")
+
+
+def test_repeats_do_not_forget_an_observation_in_noise():
+    data = Ellipses([[0.0, 0.0]], [[1.0, 1.0]], [0.0], [1.0])
+    seen = Observation(torch.tensor([[1.2, -0.6]], dtype=torch.float64), ~FIRST | FIRST, 0.8)
+    x = end(methods.replacement(walk(data, 40), start(300), seen, 10))
+    assert agrees(x[:, 0], 1.2 / 1.64, math.sqrt(0.64 / 1.64), 0.1)
+    assert not agrees(x[:, 0], 0.0, 1.0, 0.1), "the wrong twin: forgotten"

@@ -87,7 +87,9 @@ def replacement(walk: Walk, z: Tensor, seen: Observation, repeats: int = 1) -> I
         (alpha_t, sigma_t), (alpha_s, sigma_s) = walk.schedule.at(t), walk.schedule.at(s)
         ratio = alpha_t / alpha_s
         grown = math.sqrt(max(sigma_t**2 - (ratio * sigma_s) ** 2, 0.0))
-        for again in range(repeats):
+        # once the observation is what is noisier, going back and forth would only forget it
+        held = sigma_s >= alpha_s * seen.noise
+        for again in range(repeats if held else 1):
             if again:
                 z = ratio * z + grown * walk.randn(z)
             z = pinned(walk, walk.step(z, t, s), s, seen)
