@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CLOUD, ALONE = 600, 400  # samples of all classes, and of the one that is alone
 STEPS_IDEAL = 30  # of exact guidance
-WEIGHTS = (1.0, 2.0, 3.0, 5.0, 8.0)  # of the curves
+WEIGHTS = (1.0, 1.5, 2.0, 3.0, 4.0)  # of the curves
 COURSE = 250  # samples for each of them
 COLUMNS, SHEET = 10, (0.0, 1.0, 2.0, 4.0, 8.0)
 KEPT = ("denoising", "by_level", "by_evaluations")  # of the pictures of any diffusion model

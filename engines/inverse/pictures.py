@@ -13,8 +13,8 @@ from torch import Tensor
 from engines.data.line import nice
 from engines.diffusion.pictures import KEYS, circled, slider
 from engines.inverse import numbers, truth
-from engines.marks import Bars, Handles, Images, Mark, Panel, Paths, Points
-from engines.pictures import data_points, numpy, over
+from engines.marks import Bars, Handles, Heat, Images, Mark, Panel, Paths, Points
+from engines.pictures import data_points, density_field, numpy, over
 
 if TYPE_CHECKING:
     from engines.inverse.engine import Inverse
@@ -78,8 +78,13 @@ def plane(engine: Inverse) -> list[Panel]:
 
     def observe() -> list[Mark]:
         x = numbers.drawn(engine)
+        under = density_field(dataset)
+        heat = [] if under is None else [
+            Heat(under, box, label="p̂(x), kernel estimate" if guess else "p(x)",
+                 unit="per unit area", static=True)
+        ]  # fmt: skip
         drawn = Points(numpy(x), "model", size=2.4, label=f"samples given {one}")
-        return [data_points(engine), drawn, *line()]
+        return [*heat, drawn, *line()]
 
     def graphs() -> list[Mark]:
         marks: list[Mark] = []
@@ -125,9 +130,9 @@ def plane(engine: Inverse) -> list[Panel]:
 
     beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     return [
-        Panel("observe", f"Observe {one}", observe, f"drag the line; {asked(engine)}", box, "large",
-              hz=4, first=True,
-              help=f"The model was trained on whole points. Given {one}, it draws {two}: the samples "
+        Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}", box, "large",
+              hz=4, estimate=guess,
+              help=f"The density of the data. The model was trained on whole points. Given {one}, it draws {two}: the samples "
               "should lie along the line as the data near it do."),
         Panel("conditional", f"{two} given {one} = {at}", graphs,
               beside if p is not None else f"there is no data at this {one}",
@@ -140,16 +145,17 @@ def plane(engine: Inverse) -> list[Panel]:
               "own noisy place from the start; guidance draws it there."),
         Panel("rivals", "How far from the exact conditional", rivals, "each method, the same network",
               None, "wide", estimate=guess, hz=0.1,
-              help=f"W₁ between {numbers.DRAWN} samples given the line and the conditional density, with as "
-              "many steps each; the mark is what as many true draws have."),
+              help=f"W₁ between {numbers.DRAWN} samples given the line and the conditional density: replacement "
+              "with each step made once and six times, posterior sampling down the slope, matched "
+              "Gaussians. As many steps each; the mark is what as many true draws have."),
     ]  # fmt: skip
 
 
 RIVALS = (
-    ("replacement ×1", {"method": "replacement", "repeats": 1}),
-    ("replacement ×6", {"method": "replacement", "repeats": 6}),
-    ("posterior sampling", {"method": "posterior sampling"}),
-    ("matched Gaussians", {"method": "matched Gaussians"}),
+    ("×1", {"method": "replacement", "repeats": 1}),
+    ("×6", {"method": "replacement", "repeats": 6}),
+    ("slope", {"method": "posterior sampling"}),
+    ("matched", {"method": "matched Gaussians"}),
 )
 
 
