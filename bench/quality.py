@@ -46,6 +46,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "Autoregressive": ("autoregressive", {}),
     "VAE": ("vae", {}),
     "Noise contrast": ("nce", {}),
+    "Diffusion": ("diffusion", {}),
 }
 IMAGES = ("digits",)
 ON_IMAGES = ("Flow, spline", "Autoregressive", "VAE")  # of ROWS, and for how long

@@ -328,10 +328,11 @@ def _space_probes(engine: Engine) -> list[Probe]:
 
     def backward() -> list[Metric]:
         # a model that samples in its own, approximate way says what log_prob would give
-        x, _, wrong = (engine.draws(N_REVERSE), None, "") if engine.has_draws else draw(engine)
+        n = min(N_REVERSE, engine.probe_rows)
+        x, _, wrong = (engine.draws(n), None, "") if engine.has_draws else draw(engine)
         if wrong:
             return [divergence("kl_qp", Estimate(math.nan, None, wrong), rising)]
-        x = x[: min(N_REVERSE, engine.probe_rows)]
+        x = x[:n]
         gap = kl(engine.probe_log_prob(x), dataset.log_prob(x), "q", "p")
         return [divergence("kl_qp", gap, rising)]
 

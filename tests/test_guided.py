@@ -101,11 +101,11 @@ def test_classes_that_touch_are_known_by_their_cells():
     for name in ("moons", "checkerboard"):
         engine = started(name)
         assert not engine.path.exact
-        x = engine.ideal(0, 1.0, 400)
+        x = engine.ideal(0, 1.0, 200)
         # at w = 1 exact guidance gives the class itself
         assert float((engine.classes.of(x) == 0).float().mean()) > 0.97
         mine = engine.pool.train[engine.classes.labels == 0]
-        assert (x.mean(0) - mine.mean(0)).abs().max() < 0.15
+        assert (x.mean(0) - mine.mean(0)).abs().max() < 0.25
 
 
 def test_exact_guidance_samples_the_class_and_then_overshoots():

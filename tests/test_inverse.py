@@ -278,7 +278,7 @@ def test_the_plane_shows_the_line_and_what_is_given_it():
         panels = {p.id: p.drawn() for p in run.engine.panels()}
     handle = next(m for m in panels["truth"].marks if isinstance(m, Handles))
     assert handle.action == "slice"
-    cloud = [m for m in panels["truth"].marks if isinstance(m, Points)][1]
+    cloud = next(m for m in panels["truth"].marks if isinstance(m, Points))
     assert len(cloud.xy) == numbers.DRAWN
     names = [m.label for m in panels["conditional"].marks]
     assert names[0] == "p, exact" and "q, the model's own" in names

@@ -2,13 +2,55 @@
 (() => {
   "use strict";
 
-  const { bitmap, boxOnScreen, PAINTERS } = PlaygroundLive;
+  const { bitmap, boxOnScreen, keyframe, PAINTERS } = PlaygroundLive;
+
+  const between = new WeakMap(); // by mark: the field that was last asked for
+
+  /** A field as it stands at the slider's value: its codes, their scale, and a name for it.
+
+      What lies between two keyframes is a mixture of their values, not of their colours: halfway
+      between two densities is a density. */
+  function fieldAt(get, mark, time) {
+    const codes = get(mark.values);
+    const { lo, hi, gamma, shape } = mark.values;
+    if (!mark.keys) return { codes, lo, hi, name: mark.values.hash };
+    const [a, b, mix] = keyframe(get(mark.keys), time);
+    const name = `${mark.values.hash} ${a} ${mix}`;
+    const kept = between.get(mark);
+    if (kept?.name === name) return kept;
+    const [rows, columns] = shape.slice(-2);
+    const frame = (k) => codes.subarray(k * rows * columns, (k + 1) * rows * columns);
+    const top = (k) => (Array.isArray(hi) ? hi[k] : hi);
+    const diverging = mark.values.code === "diverging";
+    const present = top(a) + mix * (top(b) - top(a));
+    const field = { codes: frame(a), lo: diverging ? -present : lo, hi: present, name };
+    if (mix) {
+      const base = diverging ? 0 : lo;
+      const value = (code) => (diverging ? (code - 128) / 127 : ((code - 1) / 254) ** (1 / gamma));
+      const table = (share, k) => Float32Array.from({ length: 256 }, (_, code) =>
+        code ? (share * value(code) * (top(k) - base)) / (present - base) : NaN);
+      field.codes = mixed(frame(a), frame(b), table(1 - mix, a), table(mix, b), gamma, diverging);
+    }
+    between.set(mark, field);
+    return field;
+  }
+
+  /** The codes of two frames' weighted sum; nothing where one of them is nothing. */
+  function mixed(one, two, tableOne, tableTwo, gamma, diverging) {
+    const out = new Uint8Array(one.length);
+    for (let i = 0; i < out.length; i++) {
+      const v = tableOne[one[i]] + tableTwo[two[i]];
+      if (v !== v) continue;
+      if (diverging) out[i] = Math.round(128 + 127 * v);
+      else out[i] = Math.round(1 + 254 * Math.min(1, v) ** gamma);
+    }
+    return out;
+  }
 
   function paintHeat(p, mark) {
-    const [rows, columns] = mark.values.shape;
-    const key = `${mark.values.hash} ${p.theme.version}`;
-    const picture = bitmap(p, mark, key, columns, rows, (pixels) => {
-      const codes = p.get(mark.values);
+    const [rows, columns] = mark.values.shape.slice(-2);
+    const { codes, name } = fieldAt(p.get, mark, p.time);
+    const picture = bitmap(p, mark, `${name} ${p.theme.version}`, columns, rows, (pixels) => {
       const table = p.theme.table(mark.scale, mark.role);
       for (let row = 0; row < rows; row++) {
         // row 0 is the bottom one, and a picture begins at its top
@@ -23,17 +65,17 @@
   }
 
   /** The value at a place of a field, back from its code; null outside and where it is NaN. */
-  function heatAt(get, mark, x, y) {
-    const [rows, columns] = mark.values.shape;
+  function heatAt(get, mark, x, y, time) {
+    const [rows, columns] = mark.values.shape.slice(-2);
     const [x0, x1, y0, y1] = mark.box;
     const column = Math.floor(((x - x0) / (x1 - x0)) * columns);
     const row = Math.floor(((y - y0) / (y1 - y0)) * rows);
     if (!(column >= 0 && column < columns && row >= 0 && row < rows)) return null;
-    const code = get(mark.values)[row * columns + column];
+    const { codes, lo, hi } = fieldAt(get, mark, time);
+    const code = codes[row * columns + column];
     if (code === 0) return null;
-    const { lo, hi, gamma } = mark.values;
     if (mark.values.code === "diverging") return ((code - 128) / 127) * hi;
-    return lo + (hi - lo) * ((code - 1) / 254) ** (1 / gamma);
+    return lo + (hi - lo) * ((code - 1) / 254) ** (1 / mark.values.gamma);
   }
 
   function paintImages(p, mark) {
@@ -104,5 +146,5 @@
 
   Object.assign(PAINTERS, { Heat: paintHeat, Images: paintImages });
 
-  Object.assign(PlaygroundLive, { heatAt, sheetOf, sheetBox });
+  Object.assign(PlaygroundLive, { fieldAt, heatAt, sheetOf, sheetBox });
 })();

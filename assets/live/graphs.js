@@ -3,8 +3,8 @@
   "use strict";
 
   const {
-    brief, calm, chartLayout, chartTraces, make, Panel, planeLayout, Plotly, rungs, setText,
-    shown, sizeOf, sparse,
+    brief, calm, chartLayout, chartTraces, fieldAt, make, Panel, planeLayout, Plotly, rungs,
+    setText, shown, sizeOf, sparse,
   } = PlaygroundLive;
 
   Object.assign(Panel.prototype, {
@@ -147,11 +147,11 @@
     /** What the field's colours mean, in a corner. */
     showScale(theme) {
       const heat = this.marks.filter((m) => m.type === "Heat").pop();
-      const key = heat && `${theme.version} ${heat.values.lo} ${heat.values.hi} ${heat.unit}`;
+      const { lo, hi } = heat ? fieldAt(this.get, heat, this.time) : {};
+      const key = heat && `${theme.version} ${lo} ${hi} ${heat.unit}`;
       if (key === this.scaleKey) return;
       this.scaleKey = key;
       if (!heat) return this.scale.replaceChildren();
-      const { lo, hi } = heat.values;
       if (!this.scale.children.length) this.scale.append(make("span"), make("i"), make("span"));
       const [low, ramp, high] = this.scale.children;
       const unit = heat.scale === "diverging" && heat.unit ? ` ${heat.unit}` : "";

@@ -2,11 +2,11 @@
 (() => {
   "use strict";
 
-  const { PAINTERS, project } = PlaygroundLive;
+  const { keyframe, PAINTERS, project } = PlaygroundLive;
 
   function paintPaths(p, mark) {
-    const [count, length] = mark.xy.shape;
-    const xy = project(p, mark.xy, null);
+    const count = mark.xy.shape[0];
+    const [xy, length] = travelled(p, mark);
     p.c.strokeStyle = p.c.fillStyle = p.theme.role(mark.role);
     p.c.lineWidth = mark.width * p.zoom;
     p.c.lineJoin = p.c.lineCap = "round";
@@ -32,6 +32,27 @@
       const i = (n * length + length - 1) * 2;
       if (xy[i] === xy[i]) p.c.fillRect(xy[i] - radius, xy[i + 1] - radius, 2 * radius, 2 * radius);
     }
+  }
+
+  /** Pixels of the paths' vertices, and how many of each: with keys those that are reached. */
+  function travelled(p, mark) {
+    const [count, length] = mark.xy.shape;
+    const all = project(p, mark.xy, null);
+    if (!mark.keys || p.time === null) return [all, length];
+    const keys = p.get(mark.keys);
+    const way = keys[0] > keys[length - 1] ? -1 : 1; // falling keys: against the slider
+    const [a, b, mix] = keyframe(keys.map((key) => way * key), way * p.time);
+    const last = mix ? b : a;
+    const xy = new Float32Array(count * (last + 1) * 2);
+    for (let n = 0; n < count; n++) {
+      const from = n * length * 2;
+      xy.set(all.subarray(from, from + (last + 1) * 2), n * (last + 1) * 2);
+      for (const c of [0, 1]) {
+        const [u, v] = [all[from + 2 * a + c], all[from + 2 * b + c]];
+        if (mix) xy[(n * (last + 1) + last) * 2 + c] = u + (v - u) * mix;
+      }
+    }
+    return [xy, last + 1];
   }
 
   /** Shade what lies between each polyline and y = 0. */
@@ -63,8 +84,9 @@
   }
 
   function paintArrows(p, mark) {
-    const feet = project(p, mark.xy, null).slice();
-    const vectors = project(p, mark.vectors, null, true);
+    const keysOf = ({ shape }) => (shape.length === 3 ? mark.keys : null);
+    const feet = project(p, mark.xy, keysOf(mark.xy)).slice();
+    const vectors = project(p, mark.vectors, keysOf(mark.vectors), true);
     p.c.strokeStyle = p.theme.role(mark.role);
     p.c.lineWidth = 1.2 * p.zoom;
     p.c.lineCap = p.c.lineJoin = "round";

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const { Layer, make, PAINTERS, Plotly, setText, sheetBox, sizeOf } = PlaygroundLive;
+  const { fieldAt, Layer, make, PAINTERS, Plotly, setText, sheetBox, sizeOf } = PlaygroundLive;
 
   const CHART_MS = 250; // at least, between two renewals of a Plotly chart
   const CHART_SHARE = 0.1; // of the time may go into one chart: slow machines renew it less
@@ -359,17 +359,16 @@
 
     /** The mean code along a field's edge; 0 where it is not much the same all along. */
     edge(heat) {
-      const { hash } = heat.values;
-      if (this.edged?.hash === hash) return this.edged.code;
-      const [rows, columns] = heat.values.shape;
-      const codes = this.get(heat.values);
+      const { codes, name } = fieldAt(this.get, heat, this.time);
+      if (this.edged?.name === name) return this.edged.code;
+      const [rows, columns] = heat.values.shape.slice(-2);
       const along = [];
       for (let i = 0; i < columns; i++) along.push(codes[i], codes[(rows - 1) * columns + i]);
       for (let j = 0; j < rows; j++) along.push(codes[j * columns], codes[(j + 1) * columns - 1]);
       const mean = along.reduce((sum, code) => sum + code, 0) / along.length;
       const off = along.reduce((sum, code) => sum + Math.abs(code - mean), 0) / along.length;
       const code = off < MUCH_THE_SAME ? Math.round(mean) : 0;
-      this.edged = { hash, code };
+      this.edged = { name, code };
       return code;
     }
 

@@ -35,7 +35,7 @@
       const parts = [`x ${at(x)}, y ${at(y)}`];
       for (const mark of this.marks) {
         if (mark.type !== "Heat") continue;
-        const value = heatAt(this.get, mark, x, y);
+        const value = heatAt(this.get, mark, x, y, this.time);
         const unit = mark.unit ? ` ${mark.unit}` : "";
         if (value !== null) parts.push(`${mark.label} = ${shown(value)}${unit}`);
       }

@@ -7,13 +7,19 @@
   // Pixel coordinates of the mark being painted: one array that grows, none per frame.
   let scratch = new Float32Array(8192);
 
+  const NEXT_TO = 1e-5; // the slider's steps are decimal, the keys are not
+
   const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
 
   /** Where a keyframed mark stands: between which two frames, and how far. */
   function keyframe(keys, time) {
     if (time === null || time <= keys[0]) return [0, 0, 0];
     for (let i = 1; i < keys.length; i++) {
-      if (time <= keys[i]) return [i - 1, i, (time - keys[i - 1]) / (keys[i] - keys[i - 1] || 1)];
+      if (time > keys[i]) continue;
+      const mix = (time - keys[i - 1]) / (keys[i] - keys[i - 1] || 1);
+      // on a keyframe its neighbour has no say, also where that one has no point
+      if (mix < NEXT_TO) return [i - 1, i - 1, 0];
+      return mix > 1 - NEXT_TO ? [i, i, 0] : [i - 1, i, mix];
     }
     return [keys.length - 1, keys.length - 1, 0];
   }
@@ -86,5 +92,5 @@
 
   const PAINTERS = {}; // by the mark's type, each with (p, mark)
 
-  Object.assign(PlaygroundLive, { sizeOf, project, bitmap, boxOnScreen, PAINTERS });
+  Object.assign(PlaygroundLive, { sizeOf, keyframe, project, bitmap, boxOnScreen, PAINTERS });
 })();

@@ -54,6 +54,15 @@ class Diffusion(FieldModel):
     principle = "score matching"
     loss_label = "squared error"
 
+    lr: float = knob(
+        4e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first thousand steps.",
+    )  # fmt: skip
+    waves: int = knob(
+        128, 0, 256, label="Sine features",
+        help="Fixed random sines of x that the network sees beside x, in the plane only, each only "
+             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+    )  # fmt: skip
     process: Literal["EDM", "VP", "VE"] = knob(
         "EDM",
         help="How noise comes: variance preserving, where the data fade; variance exploding, where "
@@ -77,11 +86,11 @@ class Diffusion(FieldModel):
         help="Training's share of each level: log σ/α normal, or as the schedule spends its time.",
     )  # fmt: skip
     middle: float = knob(
-        -1.2, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
+        -1.6, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
         help="Where most of the training's noise is; lower is finer.",
     )  # fmt: skip
     spread: float = knob(
-        1.2, 0.1, 3.0, live=True, label="Spread of log σ/α", when={"levels": "log-normal"},
+        1.4, 0.1, 3.0, live=True, label="Spread of log σ/α", when={"levels": "log-normal"},
         help="How far training's noise ranges around its middle.",
     )  # fmt: skip
     sampler: Literal["DDPM", "DDIM", "Euler", "Heun", "Euler-Maruyama", "DPM-Solver++"] = knob(
@@ -98,6 +107,9 @@ class Diffusion(FieldModel):
         help="0: none, and the same noise gives the same sample; 1: as much as ancestral sampling.",
     )  # fmt: skip
     asks = 1  # times the network, for one guess of the denoiser
+    RHO = 5.0
+    STEPS_PROBE = 14
+    probe_rows, field_rows = 600, 512  # what one frame has to wait for
 
     # ------------------------------------------------------------ the process
 
@@ -240,8 +252,13 @@ class Diffusion(FieldModel):
         return of_z * z + of_f * found, of_z * eye + of_f[:, :, None] * jacobian
 
     def times(self, steps: int) -> Sequence[float]:
-        """Angles from data to noise, as Karras et al. space their σ = tan φ."""
-        return [math.atan(make_schedule("EDM").place(i / steps)) for i in range(steps + 1)]
+        """Angles from data to noise, even in φ^(1/5): fine where little noise is left.
+
+        Of several powers this one errs least: as little in 12 steps as steps even in σ^(1/7) do in
+        25, since those linger where all is noise and the way is straight.
+        """
+        a, b = (math.atan(ratio) ** (1 / self.RHO) for ratio in (LOW, HIGH))
+        return [(a + i / steps * (b - a)) ** self.RHO for i in range(steps + 1)]
 
     def log_base(self, z: Tensor) -> Tensor:
         # x = z/cos φ at the first angle, whose logarithm is 2e-6

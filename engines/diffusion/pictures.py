@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEYS = 9  # frames along the slider
 VERTICES = 33  # of a path, at most
-POINTS, PATHS, SHEET = 400, 60, 40
+POINTS, PATHS, SHEET = 400, 60, 64
 ARROWS, CELLS = 16, 36  # a side
 SEEN = 0.003  # of a density's peak: fainter places hardly ever meet the network
 ROLES: dict[str, Role] = {
@@ -73,8 +73,7 @@ def backward(engine: Diffusion, n: int, most: int) -> tuple[np.ndarray, list[Ten
 
 def panels(engine: Diffusion) -> list[Panel]:
     kind = engine.pool.dataset.kind
-    own = plane(engine) if kind == "plane" else images(engine)
-    return [*own, *curves(engine)]
+    return [*(plane(engine) if kind == "plane" else images(engine)), by_level(engine)]
 
 
 # ---------------------------------------------------------------- the plane
@@ -116,7 +115,7 @@ def plane(engine: Diffusion) -> list[Panel]:
               help="The sampler's own walk. With few steps it is a walk with large strides: the "
                    "slider goes straight between two stops."),
     ]  # fmt: skip
-    return [*panels, *fields(engine)]
+    return [*panels, by_evaluations(engine), *fields(engine)]
 
 
 def grid(engine: Diffusion, n: int) -> Tensor:
@@ -188,7 +187,7 @@ def fields(engine: Diffusion) -> list[Panel]:
     about = "over the data's density in noise" if known else "the exact one is not known"
     out = [
         Panel("field", "The learned score", learned, f"σ² × score; {about}", box, "small", slider(),
-              hz=1, help="Where the network sends a point at this level of noise: to the mean of "
+              hz=0.5, help="Where the network sends a point at this level of noise: to the mean of "
               "all the data that it may have been. Long arrows are cut short."),
     ]  # fmt: skip
     if known:
@@ -197,7 +196,7 @@ def fields(engine: Diffusion) -> list[Panel]:
                   "small", slider(), hz=0.2,
                   help="The same for the data's own density in noise, which is known exactly."),
             Panel("field_error", "Learned − exact score", error, "in units of the noise", box,
-                  "small", slider(), hz=0.5,
+                  "small", slider(), hz=0.3,
                   help="How far the guessed noise is from its exact mean, 0.5 and more in full "
                        "colour; left out where data in noise hardly ever come."),
         ]  # fmt: skip
@@ -217,18 +216,18 @@ def images(engine: Diffusion) -> list[Panel]:
     def way() -> list[Mark]:
         u, states = backward(engine, SHEET, KEYS)
         x = torch.stack([circled(engine, z, at) for at, z in zip(u, states, strict=True)][::-1])
-        return [Images(pixels(x), keys=u[::-1], label="on the way to digits")]
+        return [Images(pixels(x), 8, keys=u[::-1], label="on the way to digits")]
 
     def guesses() -> list[Mark]:
         u, states = backward(engine, SHEET, KEYS)
         noising = engine.noising
         found = [engine.denoise(z, noising.place(at)) for at, z in zip(u, states, strict=True)]
         x = engine.unstandardise(torch.stack(found[::-1]))
-        return [Images(pixels(x), keys=u[::-1], label="what they may become")]
+        return [Images(pixels(x), 8, keys=u[::-1], label="what they may become")]
 
     def noising() -> list[Mark]:
         x = forward(engine, engine.pool.test[:SHEET].float())
-        return [Images(pixels(x), keys=keys, label="held-out digits")]
+        return [Images(pixels(x), 8, keys=keys, label="held-out digits")]
 
     about = f"{engine.sampler}, {engine.steps} steps"
     return [
@@ -240,37 +239,48 @@ def images(engine: Diffusion) -> list[Panel]:
                    "noise, and decided long before the noise is gone."),
         Panel("noising", "Digits into noise", noising, "held-out ones", None, "large", slider(),
               hz=0.5, help="What training sees, each with one noise of its own."),
+        by_evaluations(engine),
     ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- curves
 
 
-def curves(engine: Diffusion) -> list[Panel]:
-    def by_level() -> list[Mark]:
+def by_level(engine: Diffusion) -> Panel:
+    def curve() -> list[Mark]:
         gap = numbers.gap(engine)
         name = "learned − exact" if gap.excess else "guess − data"
         line = Curve(name, gap.ratio, gap.error.clip(1e-6), "score")
         return [Curves([line], x_label="σ/α", y_label="nats per e-fold", log_x=True, log_y=True)]
 
-    def by_evaluations() -> list[Mark]:
-        lines = [
-            Curve(name, *np.array(found).T.clip([[1], [0.01]]), ROLES[name])
-            for name, found in engine._compared.items()
-        ]
-        return [Curves(lines, x_label="evaluations a sample", y_label=unit, log_x=True, log_y=True)]
-
-    far = "energy distance" if engine.pool.dataset.kind == "images" else "k-NN KL"
-    unit = f"{far} above its floor"
     known = engine.exact is not None
     about = "area: nats lost by the reverse SDE" if known else "the exact score is not known"
-    when = f"the network at step {engine._compared_at:,}; up to 0.01" if engine._compared else (
-        "press Compare samplers")  # fmt: skip
-    return [
-        Panel("by_level", "Error by level of noise", by_level, about, None, "wide", hz=0.7,
-              help="|x̂₀ − x₀|² (α/σ)²; against the exact mean of x₀ where it is known, and else "
-                   "against the held-out row itself, which no model can guess."),
-        Panel("by_evaluations", "Quality by evaluations", by_evaluations, when, None, "wide", hz=2,
-              help="All samplers on the network as it stood, from the same noise: how far "
-                   f"{numbers.COMPARED[engine.pool.dataset.kind]:,} samples are from the data, by how often each asked it."),
-    ]  # fmt: skip
+    return Panel(
+        "by_level", "Error by level of noise", curve, about, None, "wide", hz=0.7,
+        help="|x̂₀ − x₀|² (α/σ)²; against the exact mean of x₀ where it is known, and else against "
+             "the held-out row itself, which no model can guess.",
+    )  # fmt: skip
+
+
+def by_evaluations(engine: Diffusion) -> Panel:
+    images = engine.pool.dataset.kind == "images"
+    far = "energy distance" if images else "k-NN KL, nats"
+
+    def curve() -> list[Mark]:
+        lines = [
+            # dashed: under EDM the first is DDIM without noise, and would hide it
+            Curve(name, *np.array(found).T.clip([[1], [0.01]]), ROLES[name], name == "Euler")
+            for name, found in engine._compared.items()
+        ]
+        return [Curves(lines, x_label="evaluations a sample", y_label=far, log_x=True, log_y=True)]
+
+    when = "press Compare samplers"
+    if engine._compared:
+        when = f"{far.partition(',')[0]} above its floor, at step {engine._compared_at:,}"
+    return Panel(
+        "by_evaluations", "Quality by evaluations", curve, when, None,
+        "large" if images else "small", hz=2,
+        help="All samplers on the network as it stood, from the same noise: how far "
+             f"{numbers.COMPARED[engine.pool.dataset.kind]:,} samples are from the data, less what "
+             "as many true ones are, and no less than 0.01; by how often each asked the network.",
+    )  # fmt: skip

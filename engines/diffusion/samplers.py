@@ -19,7 +19,6 @@ from torch import Tensor
 from engines.diffusion.schedules import Schedule
 
 Denoise = Callable[[Tensor, float], Tensor]  # z (N, d), t → x̂₀ (N, d)
-FEW = 15  # steps: with fewer, DPM-Solver++ ends with a step of first order
 
 
 def _noise(z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -154,9 +153,9 @@ def dpm_solver(
     """DPM-Solver++(2M): z_s = (σ_s/σ_t) z − α_s (e^{−h} − 1) D, h the step in λ = log α/σ.
 
     D = x̂₀ + (x̂₀ − x̂₀′)/2r looks ahead by the last step's x̂₀′, r the ratio of that step's h to
-    this one's: second order for one evaluation. The first step has D = x̂₀; so has the last if
-    there are few or no noise is left then (Lu et al. 2022, DPM-Solver++: fast solver for guided
-    sampling of diffusion probabilistic models).
+    this one's: second order for one evaluation. The first step has D = x̂₀, and so has the last,
+    whose h is large or infinite (Lu et al. 2022, DPM-Solver++: fast solver for guided sampling of
+    diffusion probabilistic models).
     """
     yield z
     before: tuple[Tensor, float] | None = None
@@ -165,8 +164,7 @@ def dpm_solver(
         decay = alpha_t * sigma_s / (alpha_s * sigma_t)  # e^{−h}
         h = -math.log(decay) if decay > 0 else math.inf
         x0 = ahead = denoise(z, t)
-        last = i == len(times) - 1 and (len(times) - 1 < FEW or sigma_s == 0)
-        if before is not None and not last:
+        if before is not None and i < len(times) - 1:
             earlier, h_before = before
             ahead = x0 + (x0 - earlier) * (h / (2 * h_before))
         before = x0, h

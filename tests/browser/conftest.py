@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.find import find
+from tests.browser.stage import Stage
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [
@@ -99,3 +100,13 @@ def page(server: Server, browser: Browser) -> Iterator[Page]:
     opened.context.close()
     assert faults == []
     assert error is None
+
+
+@pytest.fixture
+def stage(browser: Browser) -> Iterator[Stage]:
+    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield Stage(page)
+    page.context.close()
+    assert faults == []

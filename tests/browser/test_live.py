@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
-from app.pack import Known, pack
-from app.view import ASSETS, LIVE_JS, PLOTLY_JS
+from app.pack import pack
 from engines.marks import (
     Curve,
     Curves,
@@ -20,101 +18,16 @@ from engines.marks import (
     Handles,
     Heat,
     Images,
-    Mark,
     Metric,
     Panel,
     Paths,
-    Points,
-    Slider,
     Surface,
 )
+from tests.browser.stage import BOX, Stage, dot, readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-BOX = (-4.0, 4.0, -4.0, 4.0)
 HOSTILE = '<img src=x onerror="window.hurt=1"> & <b>bold</b>'
-
-
-class Stage:
-    """A bare page with a view; `sent` are the events that it triggered."""
-
-    def __init__(self, page: Page) -> None:
-        self.page, self.seq, self.known = page, 0, Known()
-        # a real address, since local storage is refused to a page without one
-        page.route("**/*", lambda route: route.fulfill(
-            body='<body><div id="v" style="width:900px"></div></body>', content_type="text/html"))  # fmt: skip
-        page.goto("http://127.0.0.1:9/")
-        page.add_style_tag(path=str(ASSETS / "live.css"))
-        page.add_script_tag(path=str(PLOTLY_JS))
-        page.add_script_tag(path=str(ASSETS / "timeline.js"))
-        for path in LIVE_JS:
-            page.add_script_tag(path=str(path))
-        page.evaluate(
-            """() => { window.sent = [];
-            window.view = PlaygroundView(document.getElementById('v'),
-                { trigger: (name, data) => sent.push([name, data]) }); }"""
-        )
-
-    def send(self, frame: Frame, playing: bool = True, lose: bool = False, **about) -> None:
-        self.seq += 1
-        extra = {"playing": playing, "about": about or {"title": "T"}}
-        text = pack(frame, self.known, seq=self.seq, extra=extra)
-        if lose:
-            return
-        self.page.evaluate("text => view.show(text)", text)
-        self.page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 30)))")
-
-    def show(self, *marks: Mark, **rest) -> None:
-        """One frame of one panel, until it is painted with its axes."""
-        self.send(Frame(self.seq, 0.0, 0.0, [], [Panel("p", "P", list(marks), box=BOX, **rest)]))
-        self.page.wait_for_function("window.playground.ready")
-        assert self.page.evaluate("playground.error") is None
-
-    def spot(self, colour: str) -> tuple[float, float]:
-        """Centre, in the *axes'* units, of the canvas's pixels that have a role's colour."""
-        return tuple(self.page.evaluate(
-            """name => {
-              const canvas = document.querySelector('.gp-plot canvas');
-              const hex = getComputedStyle(document.body).getPropertyValue('--gp-' + name).trim();
-              const want = [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
-              const { width, height } = canvas;
-              const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
-              let [n, sx, sy] = [0, 0, 0];
-              for (let i = 0; i < data.length; i += 4) {
-                if (want.some((v, c) => Math.abs(data[i + c] - v) > 40)) continue;
-                n++; sx += (i / 4) % width + .5; sy += Math.floor(i / 4 / width) + .5;
-              }
-              const ratio = width / canvas.clientWidth;
-              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-              return [xaxis.p2d(sx / n / ratio), yaxis.p2d(sy / n / ratio)];
-            }""", colour))  # fmt: skip
-
-    def sent(self, name: str) -> list[dict]:
-        return [data for event, data in self.page.evaluate("sent") if event == name]
-
-    def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a place given in the axes' units."""
-        px, py = self.page.evaluate(
-            """([x, y]) => {
-              const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-              const box = document.querySelector('.gp-plot').getBoundingClientRect();
-              return [box.left + xaxis.d2p(x), box.top + yaxis.d2p(y)];
-            }""", [x, y])  # fmt: skip
-        self.page.mouse.move(px, py)
-
-
-@pytest.fixture
-def stage(browser: Browser) -> Iterator[Stage]:
-    page = browser.new_context(viewport={"width": 1000, "height": 800}).new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield Stage(page)
-    page.context.close()
-    assert faults == []
-
-
-def dot(x: float, y: float) -> Points:
-    return Points(np.array([[x, y]]), "lost", size=8, opacity=1.0)
 
 
 def corner(flip: bool = False) -> Heat:
@@ -149,10 +62,6 @@ def test_canvas_and_axes_agree_after_zooming_and_the_zoom_survives(stage: Stage)
     assert 2.9 < high - low < 5.5
 
 
-def readout(stage: Stage) -> str:
-    return stage.page.inner_text(".gp-readout")
-
-
 def test_hover_reads_the_value_of_the_cell(stage: Stage) -> None:
     stage.show(corner())
     stage.point_at(3.5, -3.5)
@@ -180,51 +89,6 @@ def test_the_field_lies_where_the_readout_says(stage: Stage) -> None:
         })"""
     )
     assert sum(colours[0][:3]) < sum(colours[1][:3]) - 200  # much is dark, nothing is paper
-
-
-@pytest.mark.parametrize("time", [0.0, 0.25, 1.0])
-def test_the_slider_runs_through_keyframes(stage: Stage, time: float) -> None:
-    keys = np.array([0.0, 0.5, 1.0])
-    xy = np.array([[[-2.0, 0.0]], [[0.0, 2.0]], [[2.0, 0.0]]])
-    mark = Points(xy, "lost", size=8, opacity=1.0, keys=keys)
-    stage.show(mark, slider=Slider("t", 0, 1, 1.0, ("noise", "data")))
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    expected = (-2 + 4 * time, {0.0: 0.0, 0.25: 1.0, 1.0: 0.0}[time])
-    assert stage.spot("lost") == pytest.approx(expected, abs=0.06)
-
-
-@pytest.mark.parametrize(("time", "frame"), [(0.0, 0), (0.9, 0), (1.0, 1), (1.6, 1), (2.0, 2)])
-def test_images_are_shown_as_they_were_drawn(stage: Stage, time: float, frame: int) -> None:
-    """The last keyframe that was reached, and never a mixture of two."""
-    pixels = np.full((3, 2, 4, 4), np.nan)
-    pixels[1:, 0], pixels[2:, 1] = 1.0, 0.0  # the second image is white, once it is there
-    mark = Images(pixels, 2, keys=np.arange(3.0))
-    panel = Panel("p", "P", [mark], slider=Slider("pixels", 0, 2, 2.0))
-    stage.send(Frame(1, 0.0, 0.0, [], [panel]))
-    stage.page.wait_for_function("window.playground.ready")
-    stage.page.evaluate(
-        "t => { const i = document.querySelector('.gp-slider input'); i.value = t; "
-        "i.dispatchEvent(new Event('input')); }", time)  # fmt: skip
-    stage.page.wait_for_timeout(100)
-    seen = stage.page.evaluate(
-        """() => [2, 7].map(x => {
-          const canvas = document.querySelector('.gp-plot canvas');
-          const { xaxis, yaxis } = document.querySelector('.gp-axes')._fullLayout;
-          const ratio = canvas.width / canvas.clientWidth;
-          const at = [xaxis.d2p(x) * ratio, yaxis.d2p(2) * ratio].map(Math.round);
-          return canvas.getContext('2d').getImageData(...at, 1, 1).data[1];
-        })"""
-    )
-    colour = {"nothing": range(215, 244), "ink": range(60), "paper": range(245, 256)}
-    expected = [("nothing", "nothing"), ("ink", "nothing"), ("ink", "paper")]
-    for green, name in zip(seen, expected[frame], strict=True):
-        assert green in colour[name], (seen, name)
-    # wrong twin: the keyframe before or after is another picture
-    others = [e for k, e in enumerate(expected) if k != frame]
-    assert all(any(g not in colour[n] for g, n in zip(seen, e, strict=True)) for e in others)
 
 
 def test_a_panel_that_did_not_change_is_not_painted_again(stage: Stage) -> None:
