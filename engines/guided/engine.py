@@ -12,7 +12,6 @@ from engines.classes import MOST, Classes
 from engines.data.base import Dataset, Pool
 from engines.diffusion.engine import Diffusion
 from engines.diffusion.samplers import walk
-from engines.diffusion.schedules import HIGH, LOW
 from engines.fields import Field
 from engines.guided import numbers, pictures
 from engines.guided.exact import ClassPath, guide
@@ -59,11 +58,11 @@ class Guided(Diffusion):
              "there is without the class.",
     )  # fmt: skip
     guide_low: float = knob(
-        LOW, LOW, HIGH, log=True, view=True, label="Guided above σ/α",
+        1e-3, 1e-3, 1e2, log=True, view=True, label="Guided above σ/α",
         help="In less noise than this w is 1.",
     )  # fmt: skip
     guide_high: float = knob(
-        HIGH, LOW, HIGH, log=True, view=True, label="Guided below σ/α",
+        1e2, 1e-3, 1e2, log=True, view=True, label="Guided below σ/α",
         help="In more noise than this w is 1: there guidance decides too early, and variety is "
              "lost.",
     )  # fmt: skip
@@ -145,8 +144,7 @@ class Guided(Diffusion):
     def weight(self, t: float, w: float | None = None) -> float:
         """w at a time t of the process: that of the knob unless told, and 1 out of its interval."""
         alpha, sigma = self.noising.at(t)
-        # the ends of the way are in a little beyond rounding
-        inside = self.guide_low * 0.999 <= sigma / alpha <= self.guide_high * 1.001
+        inside = self.guide_low <= sigma / alpha <= self.guide_high
         return (self.guidance if w is None else w) if inside else 1.0
 
     def guided(self, z: Tensor, t: float, y: Tensor, w: float | None = None) -> Tensor:

@@ -16,8 +16,6 @@ from engines.knobs import action, knob
 from engines.marks import Panel
 from engines.probes import Probe
 
-METHODS = ("replacement", "posterior sampling", "matched Gaussians")
-
 
 class Inverse(Diffusion):
     """Trained as `Diffusion` is; then y = x_observed + r n is given and x | y is sampled.
