@@ -47,6 +47,12 @@ class Guided(Diffusion):
     }
     field_note = "density: no class told"
 
+    batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points, each with noise of "
+                      "its own, in each update.")  # fmt: skip
+    middle: float = knob(
+        -0.5, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
+        help="Where most of the training's noise is; classes are told apart in much of it.",
+    )  # fmt: skip
     dropout: float = knob(
         0.15, 0.0, 1.0, live=True, label="Labels dropped",
         help="Share of the training rows whose class is not told: the network learns from them what "

@@ -90,7 +90,7 @@ def probes(engine: Guided) -> list[Probe]:
         ]  # fmt: skip
 
     names = ("obeyed",) if engine.classes.places else ()
-    return [Probe("told", (*names, "class_spread", "class_shift"), told, 0.4), *judged(engine)]
+    return [Probe("told", (*names, "class_spread", "class_shift"), told, 1.0), *judged(engine)]
 
 
 class Course(NamedTuple):

@@ -52,9 +52,9 @@ def drawn(engine: Inverse) -> Tensor:
 
 def probes(engine: Inverse) -> list[Probe]:
     if engine.pool.dataset.kind == "plane":
-        return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 0.4)]
+        return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 1.0)]
     names = ("recognised", "certainty") if engine.pool.test_labels is not None else ("certainty",)
-    return [Probe("given", names, lambda: on_pictures(engine), 0.2)]
+    return [Probe("given", names, lambda: on_pictures(engine), 0.5)]
 
 
 def on_the_line(engine: Inverse) -> list[Metric]:
