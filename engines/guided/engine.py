@@ -47,11 +47,20 @@ class Guided(Diffusion):
     }
     field_note = "density: no class told"
 
+    lr: float = knob(
+        5e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
+        help="Adam's step size; it falls after the first thousand steps.",
+    )  # fmt: skip
+    width: int = knob(192, 16, 256, log=True, help="Units in each hidden layer.")
     batch: int = knob(256, 16, 4096, log=True, live=True, help="Data points, each with noise of "
                       "its own, in each update.")  # fmt: skip
     middle: float = knob(
         -0.5, -4.0, 2.0, live=True, label="Middle of log σ/α", when={"levels": "log-normal"},
         help="Where most of the training's noise is; classes are told apart in much of it.",
+    )  # fmt: skip
+    spread: float = knob(
+        1.2, 0.1, 3.0, live=True, label="Spread of log σ/α", when={"levels": "log-normal"},
+        help="How far training's noise ranges around its middle.",
     )  # fmt: skip
     dropout: float = knob(
         0.15, 0.0, 1.0, live=True, label="Labels dropped",

@@ -53,7 +53,8 @@ def drawn(engine: Inverse) -> Tensor:
 def probes(engine: Inverse) -> list[Probe]:
     if engine.pool.dataset.kind == "plane":
         return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 1.0)]
-    names = ("recognised", "certainty") if engine.pool.test_labels is not None else ("certainty",)
+    names = ("recognised",) if engine.pool.test_labels is not None else ()
+    names = (*names, "mean_error", "certainty")
     return [Probe("given", names, lambda: on_pictures(engine), 0.5)]
 
 
@@ -91,6 +92,9 @@ def on_pictures(engine: Inverse) -> list[Metric]:
     error = (parts.mean(1) - real[:, hidden]).square().mean()
     ratio = float((error / (inside * (1 + 1 / EACH)).clamp_min(1e-12)).sqrt())
     out = [
+        Metric("mean_error", float(error.sqrt()) / engine.scale, "σ", label="Error of the mean",
+               help=f"Rms distance of the truth from the mean of {EACH} samples, over the pixels that "
+               "are to be found, in the data's σ."),
         Metric("certainty", ratio, "×", floor=1.0, label="Error ÷ spread",
                help=f"Rms distance of the truth from the mean of {EACH} samples ÷ what their own "
                "spread lets expect: 1 is right, above is too sure."),
