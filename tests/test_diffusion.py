@@ -339,7 +339,7 @@ def test_what_the_score_loses_is_the_integral_of_its_error():
     # |Δx̂₀|² (α/σ)² is 2c² cos²φ with tan φ = σ/α, and ∫ cos²φ dlog tan φ = log sin φ
     wanted = 2 * c**2 * math.log(math.sin(math.atan(HIGH)) / math.sin(math.atan(LOW)))
     assert found == pytest.approx(wanted, rel=0.02)
-    assert 2 * c**2 * math.log(HIGH / LOW) > 1.5 * wanted  # its wrong twin
+    assert 2 * c**2 * math.log(HIGH / LOW) > 1.3 * wanted  # its wrong twin
 
 
 def test_all_samplers_are_compared_on_one_network():
@@ -376,3 +376,25 @@ def test_pictures_under_one_slider():
     river = Experiment("river", "diffusion").start("cpu").engine
     ids = {p.id: p for p in river.panels()}
     assert "exact_field" not in ids and "not known" in ids["field"].subtitle
+
+
+@pytest.mark.slow
+def test_few_points_are_not_learnt_by_heart():
+    xy = DATASETS["moons"]().sample(200, rng(5)).numpy()
+    run = Experiment.from_points(xy, "diffusion", knobs={"batch": 128}).start("cpu")
+    fresh = DATASETS["moons"]().sample(300, rng(9))
+    engine = run.train(steps=500).engine
+
+    def nll():
+        with torch.no_grad():
+            return -float(engine.log_density(14)(fresh).mean())
+
+    kept, step = nll(), int(engine.kept.step)
+    assert 0 < step < 400
+    engine.averaged = False  # the wrong twin: the weights of now
+    assert nll() > kept + 0.1
+    engine.averaged = True  # and they go along
+    again = Experiment.from_json(run.experiment.to_json()).start("cpu").restore(run.checkpoint())
+    assert torch.equal(again.sample(20), run.sample(20))
+    # of data without an end nothing is known by heart
+    assert not hasattr(Experiment("moons", "diffusion").start("cpu").engine, "kept")
