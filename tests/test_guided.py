@@ -206,6 +206,22 @@ def test_rows_are_told_their_own_class():
         assert not torch.equal(labels[index].roll(1), y), "a wrong twin: the labels of others"
 
 
+def test_few_points_are_validated_with_their_classes():
+    xy = np.random.default_rng(0).normal(size=(400, 2)) * [2.0, 0.5]
+    run = Experiment.from_points(xy, "guided_diffusion", knobs={"width": 16}).start("cpu")
+    engine = awake(run.engine)
+    before = float(engine.validate())
+    assert torch.equal(engine.classed(engine.pool.val), engine.classes.of(engine.pool.val))
+    with torch.no_grad():  # what nobody is told says nothing here; what a class is told does
+        engine.average.module.code[MOST] += 1
+        assert float(engine.validate()) == before
+        engine.average.module.code[:4] += 1
+        assert float(engine.validate()) != before
+    run.train(steps=21)
+    assert engine.kept.found and engine.shown is engine.kept.module
+    assert torch.isfinite(run.sample(20)).all() and run.frame().panels
+
+
 def test_samples_come_with_the_class_that_was_asked_for():
     engine = awake(started("ring8soft", guidance=2.0, steps=5))
     with engine.still():

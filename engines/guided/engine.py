@@ -144,6 +144,9 @@ class Guided(Diffusion):
             x, y = self.pool.rows(index, self.rng), self.classes.labels[index]
         return self.loss(self.standardise(x), self.dropped(y))
 
+    def classed(self, x: Tensor) -> Tensor | None:
+        return self.classes.of(x) if self.classes.places else None
+
     def dropped(self, y: Tensor) -> Tensor:
         """Classes (N,) with a share of them replaced by MOST, which says nothing."""
         lost = torch.rand(len(y), generator=self.rng, device=self.device) < self.dropout

@@ -91,6 +91,11 @@ class Inverse(Diffusion):
         super().feed(pool)
         self._hold(self.at)  # back into the picture, if that has moved
 
+    def changed(self, name: str) -> None:
+        super().changed(name)
+        if name == "column":
+            self._hold(self.at)
+
     def refresh(self) -> None:
         super().refresh()
         self._truth_key, self._truth, self._drawn_line = None, None, None
