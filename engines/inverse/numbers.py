@@ -18,7 +18,7 @@ from engines.probes import Probe
 if TYPE_CHECKING:
     from engines.inverse.engine import Inverse
 
-DRAWN = 400  # samples given the line
+DRAWN = 300  # samples given the line
 HELD, EACH = 100, 4  # held-out pictures, and samples for each of them
 
 
@@ -52,7 +52,7 @@ def drawn(engine: Inverse) -> Tensor:
 
 def probes(engine: Inverse) -> list[Probe]:
     if engine.pool.dataset.kind == "plane":
-        return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 1.0)]
+        return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 0.5)]
     names = ("recognised",) if engine.pool.test_labels is not None else ()
     names = (*names, "mean_error", "certainty")
     return [Probe("given", names, lambda: on_pictures(engine), 0.5)]

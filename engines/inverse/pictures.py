@@ -131,16 +131,16 @@ def plane(engine: Inverse) -> list[Panel]:
     beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     return [
         Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}", box, "large",
-              hz=4, estimate=guess,
+              hz=2, estimate=guess,
               help=f"The density of the data. The model was trained on whole points. Given {one}, it draws {two}: the samples "
               "should lie along the line as the data near it do."),
         Panel("conditional", f"{two} given {one} = {at}", graphs,
               beside if p is not None else f"there is no data at this {one}",
-              (low, high, 0.0, tall), "small", estimate=guess, equal=False, hz=1,
+              (low, high, 0.0, tall), "small", estimate=guess, equal=False, hz=0.7,
               help="Samples counted in bins; the exact density; and, thin, the model's own, a cut "
               "through its density by the ODE. Samples off the thin line are the method's error, the "
               "thin line off the exact one is the network's."),
-        Panel("way", f"On the way, given {one}", way, asked(engine), box, "small", slider(), hz=0.7,
+        Panel("way", f"On the way, given {one}", way, asked(engine), box, "small", slider(), hz=0.4,
               help="The walk from noise to the line. Replacement holds the observed coordinate at its "
               "own noisy place from the start; guidance draws it there."),
         Panel("rivals", "How far from the exact conditional", rivals, "each method, the same network",
