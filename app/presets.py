@@ -252,8 +252,13 @@ def named(name: str) -> Preset:
 
 
 def matching(experiment: Experiment) -> Preset | None:
-    """The preset that an experiment is, however it was opened."""
-    return next((preset for preset in presets() if preset.matches(experiment)), None)
+    """The preset that an experiment is, however it was opened.
+
+    Of two that differ in how they are looked at alone, the one that is looked at so.
+    """
+    found = [preset for preset in presets() if preset.matches(experiment)]
+    same = [preset for preset in found if preset.experiment.knobs == experiment.knobs]
+    return next(iter([*same, *found]), None)
 
 
 # ---------------------------------------------------------------- reading the files

@@ -27,8 +27,10 @@ def test_a_curve_on_images_is_bits_of_held_out_images():
     assert bits != pytest.approx(-float(run.log_prob(run.pool.val).mean()) / 64 / math.log(2))
 
 
-def test_labelled_digits_have_two_numbers():
-    ((seconds, steps, accuracy, ratio),) = labelled.curve({"width": 16, "batch": 32}, 0, 0.05)
+@pytest.mark.parametrize("engine", labelled.ENGINES)
+def test_labelled_digits_have_two_numbers(engine):
+    knobs = {"width": 16, "batch": 32}
+    ((seconds, steps, accuracy, ratio),) = labelled.curve(engine, knobs, 0, 0.05)
     assert seconds == 0.05 and steps > 0
     assert 0 <= accuracy < 0.6 and ratio > 1.2, "so few steps make neither digits nor copies"
 

@@ -98,17 +98,19 @@ def data(engine: Conditional) -> list[Mark]:
 
 
 def conditional_field(
-    dataset: Dataset, classes: Classes, k: int, n: int = GRID
+    dataset: Dataset, classes: Classes, k: int | None, n: int = GRID, estimate: bool = False
 ) -> np.ndarray | None:
-    """Cell averages of p(x | y = k), (n, n); None where the density is not known.
+    """Cell averages of p(x | y = k), (n, n), or of p(x); None where the density is not known.
+
+    With `estimate` that may be an estimate of it.
 
     p(x) over the share of the class, times the part of each cell that has it, of SUB² points.
     The share is worked out on the same grid, so that the field holds all of the probability
     that the box has.
     """
-    field = exact_field(dataset, n)
-    if field is None:
-        return None
+    field = density_field(dataset, n) if estimate else exact_field(dataset, n)
+    if field is None or k is None:
+        return field
     part = np.zeros(n * n, dtype=np.float32)
     for move in offsets(dataset.extent, n, SUB):
         part += numpy(classes.of(centres(dataset.extent, n) + move) == k) / SUB**2

@@ -109,6 +109,7 @@ class Diffusion(FieldModel):
         0.0, 0.0, 1.0, view=True, label="Fresh noise η", when={"sampler": "DDIM"},
         help="0: none, and the same noise gives the same sample; 1: as much as ancestral sampling.",
     )  # fmt: skip
+    asks = 1  # times the network, for one guess of the denoiser
     RHO = 5.0
     STEPS_PROBE = 14
     EVERY, VALIDATED = 20, 1000  # steps between two looks at validation points; rows in each
@@ -144,6 +145,10 @@ class Diffusion(FieldModel):
             self.kept.offer(self.average.module, self.validate(), self.step_count + 1)
         return losses
 
+    def classed(self, x: Tensor) -> Tensor | None:
+        """The classes (N,) of points x (N, d) in data units, for networks that are told them."""
+        return None
+
     @torch.no_grad()
     def validate(self) -> Tensor:
         """Mean |x̂₀ − x₀|² (α/σ)² of validation points under averaged weights, 0-d.
@@ -158,7 +163,8 @@ class Diffusion(FieldModel):
         alpha, sigma = self.mixed(LOW * (HIGH / LOW) ** place)
         z = alpha * x + sigma * torch.randn(x.shape, generator=rng, device=self.device)
         skip, out = self.preconditioned(alpha, sigma)
-        found = skip * z + out * self.average.module(*self.told(z, alpha, sigma))
+        y = self.classed(self.unstandardise(x))
+        found = skip * z + out * self.average.module(*self.told(z, alpha, sigma), y)
         return ((found - x) * alpha / sigma).square().sum(1).mean()
 
     # ------------------------------------------------------------ the process

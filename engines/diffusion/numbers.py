@@ -78,7 +78,7 @@ def gap(engine: Diffusion) -> Gap:
 
 
 def metrics(engine: Diffusion) -> list[Metric]:
-    asked = SAMPLERS[engine.sampler].evaluations * engine.steps
+    asked = SAMPLERS[engine.sampler].evaluations * engine.steps * engine.asks
     return [
         Metric("evaluations", asked, "", "exact", label="Evaluations a sample",
                help="How often the network is asked on the way from noise to data: the price of "
@@ -129,8 +129,11 @@ def compared(engine: Diffusion) -> dict[str, list[tuple[int, float]]]:
     out: dict[str, list[tuple[int, float]]] = {}
     for name, entry in SAMPLERS.items():
         for budget in BUDGETS:
+            steps = budget // (entry.evaluations * engine.asks)
+            if not steps:
+                continue
             with engine.still(stream=2):
-                x = engine.sample(n, steps=budget // entry.evaluations, sampler=name)
+                x = engine.sample(n, steps=steps, sampler=name)
             rows = numpy(x).astype(np.float64)
             if np.isfinite(rows).all():
                 out.setdefault(name, []).append((budget, far(rows) - floor))

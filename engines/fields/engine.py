@@ -73,6 +73,10 @@ class FieldModel(Engine):
         """The loss on standardised rows (N, dim), 0-d, with noise from `self.rng`."""
         raise NotImplementedError
 
+    def batch_loss(self) -> Tensor:
+        """`loss` on a batch of the pool's rows."""
+        return self.loss(self.standardise(self.pool.batch(self.batch, self.rng)))
+
     def drift(self, z: Tensor, t: float) -> Tensor:
         """dz/dt of the shown network's ODE, (N, dim) → (N, dim)."""
         raise NotImplementedError
@@ -105,8 +109,7 @@ class FieldModel(Engine):
             self._exact = ExactPath(self.pool.dataset, self._mean, float(self._std[0]))
 
     def step(self) -> dict[str, Tensor]:
-        z = self.standardise(self.pool.batch(self.batch, self.rng))
-        loss = self.loss(z)
+        loss = self.batch_loss()
         t = self.age + 1
         pace = min(t / self.WARM, (self.BEGIN / t) ** self.POWER, 1)
         nets.set_lr(self.optimiser, self.lr * pace)
