@@ -111,7 +111,7 @@ class Diffusion(FieldModel):
     )  # fmt: skip
     asks = 1  # times the network, for one guess of the denoiser
     RHO = 5.0
-    STEPS_PROBE = 14
+    STEPS_PROBE, STEPS_FIELD = 20, 10
     EVERY, VALIDATED = 20, 1000  # steps between two looks at validation points; rows in each
     probe_rows, field_rows = 600, 512  # what one frame has to wait for
 
