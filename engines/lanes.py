@@ -94,7 +94,7 @@ class Lane:
         self.fresh = True  # whether the frame being drawn is a single one, or one of a stream
         self.field: np.ndarray | None = None  # density on the grid, shared by two panels
         self.field_key: Any = None
-        self.field_at = self.field_cost = 0.0
+        self.field_at = self.field_cost = self.field_moved = 0.0
         self.field_job: Iterator[np.ndarray | None] | None = None  # a field in the making
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)

@@ -199,16 +199,19 @@ def _plane(lane: Lane) -> list[Panel]:
     p = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
 
     def density() -> np.ndarray:
-        # one field serves the model's panel and the error's. While frames stream it takes
-        # at most a tenth of the time, so that samples stay smooth above a costly density
+        # one field serves the model's panel and the error's. While frames stream it takes at
+        # most a tenth of the time, so that samples stay smooth above a costly density; in pieces
+        # it may take more of it, for no frame has to wait for the whole
         now = time.perf_counter()
         key = (engine.step_count, lane.acts, tuple(getattr(engine, k) for k in engine.knobs))
-        rested = now - lane.field_at >= 10 * lane.field_cost
+        rested = now - lane.field_at >= (3 if engine.field_rows else 10) * lane.field_cost
         at_once = lane.field is None or lane.fresh
         if lane.field_job is not None and at_once:
             lane.field_job = None
         stale = lane.field_key != key and (at_once or rested)
-        if lane.field is None or lane.field_job is not None or stale:
+        # two panels ask, and one piece a frame is enough
+        waits = not at_once and now - lane.field_moved < 1 / 30
+        if not waits and (lane.field_job is not None or stale):
             if lane.field_job is None:
                 lane.field_key, lane.field_at, lane.field_cost = key, now, 0.0
                 rows = None if at_once else engine.field_rows
@@ -218,7 +221,8 @@ def _plane(lane: Lane) -> list[Panel]:
             # a dear one is made a piece a frame, of the model as it stood at the first
             if (field := next(lane.field_job)) is not None:
                 lane.field, lane.field_job = field, None
-            lane.field_cost += time.perf_counter() - now
+            lane.field_moved = time.perf_counter()
+            lane.field_cost += lane.field_moved - now
         return lane.field
 
     def model() -> list[Mark]:
@@ -236,9 +240,7 @@ def _plane(lane: Lane) -> list[Panel]:
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        # the model's panel keeps the field up to date while frames stream
-        ours = density() if lane.fresh or lane.field is None else lane.field
-        ratio, epsilon = log_ratio(ours, density_field(dataset, engine.field_grid[0]), box)
+        ratio, epsilon = log_ratio(density(), density_field(dataset, engine.field_grid[0]), box)
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
                      label=f"log (q+ε)/({p}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 

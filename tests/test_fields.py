@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from engines import DATASETS
+from engines import DATASETS, ENGINES, Experiment, pictures
 from engines.fields import ExactPath, Field, ode
 from engines.fields.engine import log_normal
 from engines.pictures import cell_average, cell_averages
@@ -138,3 +138,31 @@ def test_a_field_made_in_pieces_is_the_field():
     assert all(piece is None for piece in pieces[:-1])
     assert len(pieces) == math.ceil(32 * 32 / 200) + math.ceil(50 * 9 / 200)
     assert (pieces[-1] == whole).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["diffusion", "guided_diffusion"])
+def test_the_error_follows_while_frames_stream(engine):
+    """Also where an engine's own picture stands in the place of the one that has the density."""
+    run = Experiment("ring8soft", engine).start("cpu")
+    lane, rows = run.lanes[0], ENGINES[engine].field_rows
+    error = next(panel for panel in pictures.shared(lane) if panel.id == "error")
+    cells, refined, sub = ENGINES[engine].field_grid
+    pieces = math.ceil(cells**2 / rows) + math.ceil(refined * sub**2 / rows)
+
+    def drawn():
+        lane.field_cost = lane.field_moved = 0.0  # there was time enough
+        with torch.no_grad():
+            return error.marks()[0].values
+
+    first = drawn()
+    run.train(steps=3)
+    lane.fresh = False
+    seen = [drawn() for _ in range(pieces)]
+    assert all((field == first).all() for field in seen[:-1])
+    assert (seen[-1] != first).any()
+    # its wrong twin: nobody asks for the next piece at once
+    lane.field_cost, now = 0.0, seen[-1]
+    run.train(steps=3)
+    with torch.no_grad():
+        assert all((error.marks()[0].values == now).all() for _ in range(3))
