@@ -42,7 +42,7 @@ def shown(value: Any, limit: int = 40) -> str:
     return printable(text, limit)
 
 
-def listed(names: Iterable[str], limit: int = 180) -> str:
+def listed(names: Iterable[str], limit: int = 240) -> str:
     """Names with commas between them, as many as fit into a sentence."""
     out = ", ".join(names) or "none"
     return out if len(out) <= limit else out[:limit].rpartition(", ")[0] + " …"
@@ -280,6 +280,8 @@ class Knobbed:
 def _finish(name: str, entry: Knob, hint: Any, owner: str) -> Knob:
     """Fill in what the annotation says, and refuse a declaration that makes no sense."""
     where = f"{owner}.{name}"
+    if name == "path":  # knobs travel as JSON, where Gradio takes whatever has a path for a file
+        raise TypeError(f"{where}: choose another name, for this one stands for files in the API")
     label = entry.label or name.replace("_", " ").capitalize()
     if entry.kind == "payload":
         entry = replace(entry, name=name, label=label)

@@ -85,7 +85,7 @@ def test_the_scales_are_the_best_linear_guess(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exact_velocity_is_the_mean_of_all_lines_through_a_place(kind):
-    run = start("moons", path=kind, bump=0.6)
+    run = start("moons", interpolant=kind, bump=0.6)
     engine, n = run.engine, 400_000
     rows = engine.standardise(run.dataset.sample(n, rng(5))).double()
     x0 = normal(n, 2, seed=6)
@@ -224,7 +224,7 @@ def test_an_entropic_plan_is_pots_and_its_draws_are_short():
 @pytest.mark.parametrize("source", [None, "two_gaussians"])
 def test_the_jacobian_of_the_drift_is_autograds(kind, source):
     for more in ({}, {"distil": "shortcut"}, {"coupling": "optimal transport"}):
-        engine = stirred(start("moons", source, path=kind, **more).engine)
+        engine = stirred(start("moons", source, interpolant=kind, **more).engine)
         z = torch.randn(6, 2, generator=rng(3))
         for t in (0.0, 0.4, 1.0):
             value, slope = engine.drift_jacobian(z, t)

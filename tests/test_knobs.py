@@ -88,3 +88,10 @@ def test_what_is_quoted_stays_in_its_line():
     assert printable("größe 2,5") == "größe 2,5"
     assert len(printable("\n" * 100)) <= 40 and len(shown(["x"] * 100, 80)) <= 80
     assert "\n" not in shown(np.zeros((2, 2)))
+
+
+def test_no_knob_is_taken_for_a_file():
+    with pytest.raises(TypeError, match="stands for files"):
+
+        class Wrong(Knobbed):
+            path: float = knob(0.5, 0.0, 1.0, help="How far.")

@@ -44,7 +44,7 @@ class FlowMatching(FieldModel):
     )
     compare: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "Optimal transport": {"coupling": "optimal transport"},
-        "Variance-preserving path": {"path": "variance-preserving"},
+        "Variance-preserving path": {"interpolant": "variance-preserving"},
         "Shortcuts": {"distil": "shortcut"},
     }
     density = "exact"
@@ -65,13 +65,13 @@ class FlowMatching(FieldModel):
         help="Fixed random sines of z that the network sees beside z, in the plane only, each only "
              "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
     )  # fmt: skip
-    path: Literal["straight", "variance-preserving", "stochastic"] = knob(
+    interpolant: Literal["straight", "variance-preserving", "stochastic"] = knob(
         "straight",
-        help="How a pair is joined: at even pace along a line, on an arc that keeps the cloud's "
+        help="How a pair is joined: at an even pace along a line, on an arc that keeps the cloud's "
         "size, or along a line with noise on the way.",
     )  # fmt: skip
     bump: float = knob(
-        0.5, 0.05, 2.0, log=True, when={"path": "stochastic"}, label="Noise on the way (γ)",
+        0.5, 0.05, 2.0, log=True, when={"interpolant": "stochastic"}, label="Noise on the way (γ)",
         help="Standard deviation of the noise halfway, in σ of the data; it is gone at both ends.",
     )  # fmt: skip
     coupling: Literal["independent", "optimal transport"] = knob(
@@ -140,7 +140,7 @@ class FlowMatching(FieldModel):
 
     def refresh(self) -> None:
         super().refresh()
-        self._path, self._pairs, self._held = Path(self.path, self.bump), None, None
+        self._path, self._pairs, self._held = Path(self.interpolant, self.bump), None, None
         self._few_key = None  # what few steps cost is of the data, too
         self._known: dict[str, list[Tensor]] = {}  # exact fields of pictures, which never change
         self._source_mean = torch.zeros(self.dim, device=self.device)

@@ -112,7 +112,7 @@ def cloud(engine: FlowMatching) -> list[Mark]:
 def lines(engine: FlowMatching) -> list[Mark]:
     rng = engine.view_rng
     z0, z1 = engine.paired(engine.standardise(engine.pool.test[:LINES]), rng)
-    bent = engine.path != "straight"
+    bent = engine.interpolant != "straight"
     noise = torch.randn(z0.shape, generator=rng, device=engine.device)
     times = torch.linspace(0, 1, 17 if bent else 2, device=engine.device)
     way = [engine._path.at(t).place(z0, z1, noise) for t in times]
