@@ -130,7 +130,7 @@ def plane(engine: Inverse) -> list[Panel]:
 
     beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     return [
-        Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}", box, "large",
+        Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}{'; field: kernel estimate' if guess else ''}", box, "large",
               hz=2, estimate=guess,
               help=f"The density of the data. The model was trained on whole points. Given {one}, it draws {two}: the samples "
               "should lie along the line as the data near it do."),

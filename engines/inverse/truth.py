@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from engines.pictures import GRID, density_field, numpy
@@ -62,6 +61,8 @@ def conditional(
 
 def w1(x: np.ndarray, grid: np.ndarray, p: np.ndarray) -> float:
     """Wasserstein distance from samples (n,) to a density p (N,) on an even grid (N,)."""
+    from scipy.stats import wasserstein_distance  # slow to load, and not asked for at the start
+
     return float(wasserstein_distance(x, grid, None, p))
 
 
