@@ -125,11 +125,12 @@ class _Inside(Worker):
         kept.step, kept.played, kept.read = self.run.step, self._played, self._read
         return kept
 
-    def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
+    def _frame(self, fresh: bool, **how: bool) -> str:
         self.extra = {**self.extra, "gpu": "on"}
         if self._stopping and self.mailbox.stopped != PAUSE and not self.run.diverged:
-            fresh, playing, measure = False, True, False  # it goes on elsewhere: no last numbers
-        return super()._frame(fresh, playing, measure)
+            # it goes on elsewhere: no last numbers
+            fresh, how = False, {"playing": True, "measure": False}
+        return super()._frame(fresh, **how)
 
 
 _READERS["number"] = lambda worker, value: setattr(worker, "_read", value)

@@ -32,6 +32,7 @@ SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 1.8  # seconds; with a frame in between at most two; more often at first
+SOON = 0.3  # seconds that the picture at rest may take before the page is told of the rest
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
 MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 PATIENCE = 60.0  # seconds that a question waits for its answer
@@ -341,10 +342,13 @@ class Worker:
         # from here on a change waits for the end of the stream, and is drawn by redraw
         self._stopping = True
         self._read_mail()
-        # the last picture at once, then the numbers, which take longer: nothing moves after
+        # that it rests, the last picture at once, then the numbers, which take longer: nothing
+        # moves after
+        if self.run.drawing > SOON:
+            yield self._frame(fresh=False, measure=False), None
         yield self._frame(fresh=True, measure=False), None
         kept = None if self.run.diverged else self._keep()
-        yield self._frame(fresh=True), kept
+        yield self._frame(fresh=True, settled=True), kept
 
     def _keep(self) -> bytes | None:
         """Take a checkpoint, and keep it on the timeline."""
@@ -497,8 +501,10 @@ class Worker:
         (a, begin), (b, end) = self._ticks[0], self._ticks[-1]
         return ((b - a) / (end - begin) if end > begin else 0.0), self._played
 
-    def _frame(self, fresh: bool, playing: bool = False, measure: bool = True) -> str:
-        frame = self.run.frame(fresh=fresh, hidden=self._hidden, measure=measure)
+    def _frame(
+        self, fresh: bool, playing: bool = False, measure: bool = True, settled: bool = False
+    ) -> str:
+        frame = self.run.frame(fresh, self._hidden, measure, settled)
         frame.note = frame.note or self._message
         frame.rate, frame.seconds = self._clock(frame.step, playing)
         self._seq += 1

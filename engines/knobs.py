@@ -42,7 +42,10 @@ def shown(value: Any, limit: int = 40) -> str:
     return printable(text, limit)
 
 
-def listed(names: Iterable[str], limit: int = 240) -> str:
+LISTED = 240  # characters: every engine's name fits, a list without end does not
+
+
+def listed(names: Iterable[str], limit: int = LISTED) -> str:
     """Names with commas between them, as many as fit into a sentence."""
     out = ", ".join(names) or "none"
     return out if len(out) <= limit else out[:limit].rpartition(", ")[0] + " …"

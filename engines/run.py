@@ -20,7 +20,7 @@ from engines.base import ENGINES, Engine
 from engines.experiment import Experiment
 from engines.knobs import BadInput, shown
 from engines.lanes import Budget, Lane, Track, lane_label
-from engines.marks import Frame, Metric, Panel
+from engines.marks import Curves, Frame, Metric, Panel
 from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
@@ -224,7 +224,11 @@ class Run:
             self._diverge("a weight is not a finite number")
 
     def frame(
-        self, fresh: bool = True, hidden: Collection[str] = (), measure: bool = True
+        self,
+        fresh: bool = True,
+        hidden: Collection[str] = (),
+        measure: bool = True,
+        settled: bool = False,
     ) -> Frame:
         """What the browser would be shown.
 
@@ -233,6 +237,8 @@ class Run:
         stream of frames stays even and training keeps the most of the machine.
         hidden: ids of panels that nobody sees; they are left out.
         measure: False leaves the metrics as they are.
+        settled: the pictures were drawn afresh just before and the model has not changed since:
+            only curves are drawn again, since numbers are on them.
         """
         self._flush()
         self.budgeted = 0.0
@@ -243,7 +249,7 @@ class Run:
         with torch.no_grad():
             if measure:
                 self._measure(fresh)
-            panels = self._draw(fresh, hidden)
+            panels = self._draw(fresh, hidden, settled)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
             self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
@@ -307,7 +313,7 @@ class Run:
         if np.isfinite(metric.value) and (known is None or known.step != self.step):
             lane.metric_tracks[metric.name].add(self.step, metric.value)
 
-    def _draw(self, fresh: bool, hidden: Collection[str]) -> list[Panel]:
+    def _draw(self, fresh: bool, hidden: Collection[str], settled: bool) -> list[Panel]:
         """The panels of all lanes; those that are due are drawn anew."""
         now = time.perf_counter()
         wanted = []
@@ -327,12 +333,15 @@ class Run:
                 if panel.id in hidden:
                     lane.panels.pop(panel.id, None)
                     continue
-                missing = panel.id not in lane.panels
+                kept = lane.panels.get(panel.id)
+                stands = settled and kept and not all(isinstance(m, Curves) for m in kept.marks)
                 waited = now - lane.drawn_at.get(panel.id, -np.inf)
                 # by seconds waited, not by turns missed: on a busy machine the quick large
                 # panels would take every turn, and the small ones stand still
                 urgency = waited * (3 if panel.size == "large" else 1)
-                wanted.append((fresh or missing, waited * panel.hz >= 1, urgency, lane, panel))
+                due = not stands and waited * panel.hz >= 1
+                must = not kept or (fresh and not stands)
+                wanted.append((must, due, urgency, lane, panel))
         for must, due, _, lane, panel in sorted(wanted, key=lambda w: (w[0], w[2]), reverse=True):
             # a curve costs next to nothing, and shall not wait for the fields
             cheap = lane.panel_cost.get(panel.id, 1.0) < 0.002
@@ -345,6 +354,11 @@ class Run:
             lane.panel_cost[panel.id] = time.perf_counter() - begin
             self._spend(self._panel_budget, begin, fresh)
         return [lane.panels[panel.id] for _, _, _, lane, panel in wanted]
+
+    @property
+    def drawing(self) -> float:
+        """Seconds that all pictures took when each was last drawn."""
+        return sum(cost for lane in self.lanes for cost in lane.panel_cost.values())
 
     def rate(self) -> float:
         """Steps per second of training over the last second or so."""

@@ -27,7 +27,7 @@ from app.session import Session
 from app.share import from_hash
 from app.visitors import Visitors
 from engines import ENGINES, BadInput, Experiment
-from engines.knobs import listed
+from engines.knobs import LISTED, listed
 from tests.arrivals import addresses, anything, half_right, inside, plain, texts
 
 QUICK = {"address": 100, "json": 100, "session": 50, "api": 50, "upload": 30}
@@ -130,7 +130,7 @@ def test_settings_beside_are_knobs_by_name(wrong):
 def test_a_sentence_stays_short_however_many_names_there_are():
     assert listed([]) == "none" and listed(["a", "b"]) == "a, b"
     text = listed([f"name_{i}" for i in range(500)])
-    assert len(text) <= 182 and text.endswith(" …") and "name_0, name_1, " in text
+    assert len(text) <= LISTED + 2 and text.endswith(" …") and "name_0, name_1, " in text
 
 
 # ---------------------------------------------------------------- a run that is there

@@ -62,9 +62,9 @@ class Diffusion(FieldModel):
         help="Adam's step size; it falls after the first thousand steps.",
     )  # fmt: skip
     waves: int = knob(
-        128, 0, 256, label="Sine features",
-        help="Fixed random sines of x that the network sees beside x, in the plane only, each only "
-             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+        128, 0, 256, label="Sine features", kinds=("plane",),
+        help="Fixed random sines of x that the network sees beside x, each only as "
+             "far as the noise leaves it visible: without them sharp edges are out of its reach.",
     )  # fmt: skip
     process: Literal["EDM", "VP", "VE"] = knob(
         "EDM",

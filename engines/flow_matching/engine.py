@@ -61,9 +61,9 @@ class FlowMatching(FieldModel):
     batch: int = knob(256, 16, 4096, log=True, live=True, help="Lines from source to data in each "
                       "update.")  # fmt: skip
     waves: int = knob(
-        128, 0, 256, label="Sine features",
-        help="Fixed random sines of z that the network sees beside z, in the plane only, each only "
-             "as far as the noise leaves it visible: without them sharp edges are out of its reach.",
+        128, 0, 256, label="Sine features", kinds=("plane",),
+        help="Fixed random sines of z that the network sees beside z, each only as "
+             "far as the noise leaves it visible: without them sharp edges are out of its reach.",
     )  # fmt: skip
     interpolant: Literal["straight", "variance-preserving", "stochastic"] = knob(
         "straight",

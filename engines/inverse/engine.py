@@ -64,7 +64,7 @@ class Inverse(Diffusion):
         "x₁", view=True, label="Observed", kinds=("plane",), help="The coordinate that is observed."
     )  # fmt: skip
     r: float = knob(
-        0.0, 0.0, 1.0, view=True, label="Noise r of the observation",
+        0.0, 0.0, 1.0, view=True, label="Noise r of the observation", when={"task": "lower half"},
         help="Its standard deviation, in that of the data.",
     )  # fmt: skip
     task: Literal["lower half", "noisy digit"] = knob(
