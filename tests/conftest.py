@@ -12,6 +12,23 @@ def no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.run.rival", lambda pool: {})
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coarse pictures and numbers over few points, by the same code: what the contract says of a
+    frame does not hang on its size, and thousands are made."""
+    from engines import ENGINES, Dataset, probes
+
+    monkeypatch.setattr(Dataset, "sizes", (4_000, 500, 1_000))
+    for kind in ENGINES.values():
+        monkeypatch.setattr(kind, "field_grid", (20, 40, 2))
+        monkeypatch.setattr(kind, "probe_rows", min(kind.probe_rows, 200))
+        for name, n in {"STEPS_PROBE": 4, "STEPS_FIELD": 3}.items():  # of an ODE
+            if hasattr(kind, name):
+                monkeypatch.setattr(kind, name, n)
+    for name, n in {"N_SAMPLES": 1_000, "N_ENERGY": 400, "N_REVERSE": 400, "N_IMAGES": 200}.items():
+        monkeypatch.setattr(probes, name, n)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch  # not by the process that only deals tests out to others
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from engines import DATASETS, ENGINES, BadInput, Experiment
-from engines.pictures import centres
 from tests.contract import PLANES, another, equal, start, taken, weights
 from tests.each import EACH
 from tests.frames import unfit
+
+pytestmark = pytest.mark.usefixtures("small")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -143,45 +144,6 @@ def test_twenty_steps_saved_and_twenty_more_are_forty(engine, dataset):
     assert equal(weights(whole), weights(other))
     a, b = whole.measure(), other.frame().metrics
     assert [m.value for m in a] == pytest.approx([m.value for m in b], nan_ok=True)
-
-
-def lattice(engine: str) -> tuple[tuple[float, ...], int]:
-    """A box and how many cells a side integrate over it: a density by an ODE is dear, and smooth."""
-    return (-12.0, 12.0, -12.0, 12.0), 120 if ENGINES[engine].field_rows else 600
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
-def test_densities_integrate_to_one(engine):
-    if taken(engine, "moons") != "moons":
-        pytest.skip("its data are not points of the plane")
-    run = start(engine, "moons").train(steps=30)
-    box, n = lattice(engine)
-    mass = run.log_prob(centres(box, n)).double().exp().sum() * ((box[1] - box[0]) / n) ** 2
-    assert float(mass) == pytest.approx(1.0, abs=2e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.density == "exact"])
-def test_samples_agree_with_the_density(engine):
-    """E_q[log q] over samples equals −entropy by quadrature; a shifted density would not."""
-    if taken(engine, "moons") != "moons":
-        pytest.skip("its data are not points of the plane")
-    run = start(engine, "two_gaussians").train(steps=200)
-    box, n = lattice(engine)
-    grid_log = run.log_prob(centres(box, n)).double()
-    cell = ((box[1] - box[0]) / n) ** 2
-    # entr(0) = 0: a model may have a domain, and no density beyond it
-    entropy = float(torch.special.entr(grid_log.exp()).sum() * cell)
-    with torch.no_grad():  # those of `sample`, unless a model says that they are approximate
-        x = run.engine.draws(4_000 if ENGINES[engine].field_rows else 20_000)
-
-    def agrees(log_q: torch.Tensor) -> bool:
-        se = float(log_q.std()) / len(log_q) ** 0.5
-        return abs(float(log_q.mean()) + entropy) < 5 * se + 5e-3
-
-    assert agrees(run.log_prob(x).double())
-    assert not agrees(run.log_prob(x + 0.6).double()), "the wrong twin must fail"
 
 
 @pytest.mark.slow

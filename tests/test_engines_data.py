@@ -12,6 +12,8 @@ from engines import ENGINES, BadInput, Experiment, Run
 from tests.contract import elsewhere, equal, panel_bytes, start, taken, weights
 from tests.each import EACH
 
+pytestmark = pytest.mark.usefixtures("small")
+
 
 def towards(run: Run, rows: torch.Tensor) -> float:
     """Sliced W₂ from the model's samples to rows, by the metrics' own function."""

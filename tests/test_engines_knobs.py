@@ -14,6 +14,8 @@ from engines.base import Engine
 from tests.contract import KNOBS, another, equal, panel_bytes, start, taken, weights, where
 from tests.each import EACH, context, quick
 
+pytestmark = pytest.mark.usefixtures("small")
+
 
 @functools.cache  # many a knob's end is its default, and so the same run
 def trains_and_is_shown(engine: str, dataset: str, knobs: str) -> None:

@@ -109,7 +109,7 @@ def test_fields_are_kept_for_each_dataset_by_its_content():
 
 
 @pytest.mark.parametrize("engine", EACH)
-def test_what_shows_an_estimated_density_says_so(engine):
+def test_what_shows_an_estimated_density_says_so(engine, small):
     if ENGINES[engine].accepts(PointsDataset(moons())):
         pytest.skip("it takes no points of one's own")
     run = Experiment.from_points(moons(), engine).start("cpu").train(steps=2)

@@ -36,19 +36,36 @@
       }
       this.order = [...seen];
       const names = this.order.join("\n");
-      if (changed || names !== this.panelNames) this.layout();
+      // what is told above the pictures may take a line more
+      const pushed = this.around() > 0 && this.top() > this.placedTop;
+      if (changed || pushed || names !== this.panelNames) this.layout();
       this.panelNames = names;
+    },
+
+    /** Pixels that stand above and below the main pictures, which share the rest of the window; NaN
+        where the page scrolls. A lecture's page says what it takes as a rule and what is below. */
+    around() {
+      const style = getComputedStyle(this.root);
+      const [around, below] = ["--gp-around", "--gp-below"].map((name) =>
+        parseFloat(style.getPropertyValue(name)),
+      );
+      if (!(around > 0)) return NaN;
+      return Math.max(around, this.top() + below);
+    },
+
+    top() {
+      return Math.round(this.grid.getBoundingClientRect().top + window.scrollY);
     },
 
     layout() {
       const width = this.grid.clientWidth;
       if (!width || !this.order) return;
       this.laidOut = width;
+      this.placedTop = this.top();
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
       const filled = this.root.classList.contains("gp-filled");
-      // a lecture's page says what stands around the pictures: the main ones share the rest
-      const around = parseFloat(getComputedStyle(this.root).getPropertyValue("--gp-around"));
+      const around = this.around();
       const rows = arrange(panels, width, this.enlarged, around > 0);
       const main = rows.filter((row) => row.panels[0].what.size === "large");
       const room = (window.innerHeight - around) / main.length - CAPTION;
