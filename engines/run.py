@@ -18,6 +18,7 @@ from torch import Tensor
 from engines import pictures
 from engines.base import ENGINES, Engine
 from engines.experiment import Experiment
+from engines.graphs import Backend, Cuda, Graphs
 from engines.knobs import BadInput, shown
 from engines.lanes import Budget, Lane, Track, lane_label
 from engines.marks import Curves, Frame, Metric, Panel
@@ -42,7 +43,7 @@ class Run:
     """
 
     def __init__(self, experiment: Experiment, device: str = "cpu") -> None:
-        self.device = device
+        self.device, self.graphs = device, None
         self._adopt(experiment)
 
     def _adopt(self, experiment: Experiment) -> None:
@@ -90,11 +91,11 @@ class Run:
         """Train for a number of steps, or of seconds. Raises Diverged on NaN or infinity."""
         if (steps is None) == (seconds is None):
             raise TypeError("train takes steps or seconds, one of them")
-        begin, done = time.perf_counter(), 0
+        begin, done, looked = time.perf_counter(), 0, 0
         while done < steps if steps is not None else time.perf_counter() - begin < seconds:
-            self.advance()
-            done += 1
-            if done % 200 == 0:
+            done += self.advance(None if steps is None else steps - done)
+            if done - looked >= 200:
+                looked = done
                 self._flush()
                 if self.diverged:
                     break
@@ -103,16 +104,29 @@ class Run:
             raise Diverged(self.diverged)
         return self
 
-    def advance(self) -> None:
-        """Exactly one training step in every lane."""
-        begin = time.perf_counter()
-        self.step += 1
-        for lane in self.lanes:
-            losses = lane.engine.step()
-            lane.engine.step_count = self.step
-            lane.pending.append((self.step, losses))
-        self.pool.turn(self.step)
+    def advance(self, most: int | None = 1) -> int:
+        """One training step in every lane, or by CUDA graphs (`quicken`) several, but at most
+        `most`; returns how many."""
+        begin, taken = time.perf_counter(), 1
+        if self.graphs is not None:
+            taken = self.graphs.advance(self, most)
+        else:
+            self.step += 1
+            for lane in self.lanes:
+                losses = lane.engine.step()
+                lane.engine.step_count = self.step
+                lane.pending.append((self.step, losses))
+            self.pool.turn(self.step)
         self.seconds += time.perf_counter() - begin
+        return taken
+
+    def quicken(self, backend: Backend | None = None) -> Run:
+        """From now on take whole steps as CUDA graphs where there is a GPU and the engine allows
+        it: the same steps but for rounding. `graphs.why_eager` says why not. On a CPU: nothing."""
+        if backend is None and torch.device(self.device).type == "cuda":
+            backend = Cuda(self.device)
+        self.graphs = Graphs(backend) if backend is not None else None
+        return self
 
     def _flush(self) -> None:
         finite = [lane.flush() for lane in self.lanes]
