@@ -242,6 +242,8 @@ class Graph:
         for name, value in vars(self.engine).items():
             if isinstance(value, Tensor | nn.Module) and value is not before.get(name):
                 raise NotStatic(f"{name} is another one after a step.")
+        if any(counts != self.counts[0] for counts in self.counts):
+            raise NotStatic("what is counted grows unevenly from step to step.")
         moved = [
             name for name, place in addresses(self.engine).items() if places.get(name) != place
         ]

@@ -40,13 +40,13 @@ class Watch(TorchDispatchMode):
 
 
 def _with_plain_rates(step):
-    """Adam's step where rates are tensors: off CUDA it wants Python's numbers."""
+    """Adam's step where rates are tensors: off CUDA it wants Python's numbers, and counts there."""
 
     def wrapped(self, *args, **kwargs):
         with _disable_current_modes():
             for group in self.param_groups:
                 group["lr"] = float(group["lr"])
-        return step(self, *args, **kwargs)
+            return step(self, *args, **kwargs)
 
     return wrapped
 
@@ -80,7 +80,6 @@ class Frozen:
     def record(self, engine, body):
         self.captures += 1
         python, kept = dict(vars(engine)), snapshot(engine)
-        # zeros would be no fair rates: a step of NaN stays NaN wherever it is put
         with plain_rates(), Watch() if self.watched else contextlib.nullcontext():
             out = body()
         put_back(engine, kept)

@@ -131,7 +131,7 @@ class ScoreMatching(FieldModel):
         help="Chains in the pictures, at most; fewer where each makes many moves.",
     )  # fmt: skip
 
-    capture = Capture(dials=("lr", "sigma_min", "sigma_max"))
+    capture = Capture(dials=("lr", "sigma_min", "sigma_max", "moves", "eta", "noise"))
     UNIT = 0.1  # stands for σ where nothing was learnt in noise
     ROWS = 20_000  # chains × moves of the pictures, at most
 

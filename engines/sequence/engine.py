@@ -205,7 +205,7 @@ class Sequence(Engine):
         b, t = x.shape[:2]
         true = torch.ones(len(WAYS), b, t, 1, dtype=torch.bool, device=self.device)
         true[1] = (torch.rand(b, t, **like) < share)[..., None]
-        true[2] = False
+        true[2].zero_()
         noise = torch.randn(t, b, 2, **like)
         sigma = self._std[0] * self.variance.sqrt()[:, None, None]
         past = x[:, :1].repeat(1, self.memory, 1).expand(len(WAYS), -1, -1, -1)
