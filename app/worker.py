@@ -329,7 +329,10 @@ class Worker:
             behind = self._seq - self._acked >= WINDOW or self._ready.qsize() > 1
             if self._visible and not behind:
                 tick = time.perf_counter()
-                frame = self._frame(fresh=False, playing=True)
+                # where there are graphs, training goes on behind the drawing
+                free = playing and share > 0.5 and self._most() is None
+                ahead = int(taken * min(1.0, drawing / period)) if free else 0
+                frame = self._frame(fresh=False, playing=True, ahead=ahead)
                 cost = time.perf_counter() - tick
                 drawing += 0.2 * (cost - drawing)
                 fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
@@ -503,9 +506,14 @@ class Worker:
         return ((b - a) / (end - begin) if end > begin else 0.0), self._played
 
     def _frame(
-        self, fresh: bool, playing: bool = False, measure: bool = True, settled: bool = False
+        self,
+        fresh: bool,
+        playing: bool = False,
+        measure: bool = True,
+        settled: bool = False,
+        ahead: int = 0,
     ) -> str:
-        frame = self.run.frame(fresh, self._hidden, measure, settled)
+        frame = self.run.frame(fresh, self._hidden, measure, settled, ahead)
         frame.note = frame.note or self._message
         frame.rate, frame.seconds = self._clock(frame.step, playing)
         self._seq += 1

@@ -52,7 +52,8 @@ class NotStatic(RuntimeError):
 class Backend(Protocol):
     """What captures steps and repeats them."""
 
-    rest: float
+    rest: float  # see REST
+    ahead: float  # see AHEAD
 
     def table(self, rows: int, columns: int) -> Tensor:
         """Zeros (rows, columns) at a place where captured steps read them."""
@@ -74,7 +75,7 @@ class Backend(Protocol):
 class Cuda:
     """CUDA graphs, captured on a stream of their own and replayed on the current one."""
 
-    rest = REST
+    rest, ahead = REST, float(AHEAD)
 
     def __init__(self, device: torch.device | str = "cuda") -> None:
         self.device = torch.device(device)
@@ -104,7 +105,7 @@ class Cuda:
             out = body()
 
         def replay() -> None:
-            if len(self._under_way) >= AHEAD:
+            while len(self._under_way) >= self.ahead:
                 self._under_way.popleft().synchronize()
             graph.replay()
             done = torch.cuda.Event(blocking=True)
@@ -277,6 +278,11 @@ class Graphs:
     def why_eager(self) -> str:
         """Why the run does not train by graphs, one sentence; "" while it does."""
         return next((steps.why_eager for steps in self.steps if steps.why_eager), "")
+
+    @property
+    def ready(self) -> bool:
+        """Whether steps are replays by now."""
+        return bool(self.steps) and all(steps.graphs for steps in self.steps)
 
     def advance(self, run: Run, most: int | None) -> int:
         """Train `run` by at least one step and by at most so many; returns how many."""

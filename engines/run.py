@@ -22,6 +22,7 @@ from engines.graphs import Backend, Cuda, Graphs
 from engines.knobs import BadInput, shown
 from engines.lanes import Budget, Lane, Track, lane_label
 from engines.marks import Curves, Frame, Metric, Panel
+from engines.onlook import Onlooker
 from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
@@ -43,7 +44,7 @@ class Run:
     """
 
     def __init__(self, experiment: Experiment, device: str = "cpu") -> None:
-        self.device, self.graphs = device, None
+        self.device, self.graphs, self.onlooker = device, None, None
         self._adopt(experiment)
 
     def _adopt(self, experiment: Experiment) -> None:
@@ -126,6 +127,8 @@ class Run:
         if backend is None and torch.device(self.device).type == "cuda":
             backend = Cuda(self.device)
         self.graphs = Graphs(backend) if backend is not None else None
+        if torch.device(self.device).type == "cuda":
+            self.onlooker = Onlooker(self.device)
         return self
 
     def _flush(self) -> None:
@@ -225,6 +228,9 @@ class Run:
         fresh: work out every one now. Otherwise each at most at its own rate, within a share
         of the wall time. A run that has diverged keeps the numbers it had.
         """
+        if self.onlooker is not None and not self.onlooker.looking:
+            with self.onlooker.look(self):
+                return self.measure(fresh)
         self._flush()
         self._check()
         if not self.diverged:
@@ -243,6 +249,7 @@ class Run:
         hidden: Collection[str] = (),
         measure: bool = True,
         settled: bool = False,
+        ahead: int = 0,
     ) -> Frame:
         """What the browser would be shown.
 
@@ -253,7 +260,11 @@ class Run:
         measure: False leaves the metrics as they are.
         settled: the pictures were drawn afresh just before and the model has not changed since:
             only curves are drawn again, since numbers are on them.
+        ahead: about so many steps are taken on the device meanwhile, where they are CUDA graphs.
         """
+        if self.onlooker is not None and not self.onlooker.looking:
+            with self.onlooker.look(self, ahead):
+                return self.frame(fresh, hidden, measure, settled)
         self._flush()
         self.budgeted = 0.0
         self._check()

@@ -60,7 +60,7 @@ def plain_rates():
 class Frozen:
     """See above. captures, replays: how many there were."""
 
-    rest = 0.0
+    rest, ahead = 0.0, 4.0
 
     def __init__(self, watched: bool = True) -> None:
         self.watched, self.captures, self.replays = watched, 0, 0
