@@ -68,6 +68,9 @@ class Backend(Protocol):
         """Capture what `body` does, without its taking effect: its result, and the replay, which
         fills it anew."""
 
+    def finish(self) -> None:
+        """Wait for all replays: their graphs are about to go."""
+
     def hold(self, pool: Pool) -> None:
         """Make the pool's rows stay at one place."""
 
@@ -87,7 +90,8 @@ class Cuda:
 
     def send(self, table: Tensor, rows: list[list[float]]) -> None:
         # pinned memory is given out anew only when the copy from it is done
-        table.copy_(torch.tensor(rows, pin_memory=True), non_blocking=True)
+        there = torch.tensor(rows, dtype=table.dtype, pin_memory=True)
+        table.copy_(there, non_blocking=True)
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -98,11 +102,20 @@ class Cuda:
         here.wait_stream(self.stream)
 
     def record(self, engine: Engine, body: Body) -> tuple[Tensor, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         graph.register_generator_state(engine.rng)
+        here = torch.cuda.current_stream(self.device)
         # by default a call of any other thread to the device would break the capture
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            out = body()
+        how = {"pool": pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        try:
+            with torch.cuda.graph(graph, **how):
+                out = body()
+        except BaseException:
+            # what a capture that was broken off leaves behind
+            torch.cuda.set_stream(here)
+            with contextlib.suppress(Exception):
+                torch._C._cuda_endAllocateToPool(here.device_index, pool)
+            raise
 
         def replay() -> None:
             while len(self._under_way) >= self.ahead:
@@ -113,6 +126,10 @@ class Cuda:
             self._under_way.append(done)
 
         return out, replay
+
+    def finish(self) -> None:
+        torch.cuda.current_stream(self.device).synchronize()
+        self._under_way.clear()
 
     def hold(self, pool: Pool) -> None:
         for part in (pool, pool.source):
@@ -272,7 +289,7 @@ class Graphs:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.steps: list[Steps] = []
-        self._stamps: list[tuple] = []
+        self._stamps: list[tuple] = []  # what the steps of each lane were made for
 
     @property
     def why_eager(self) -> str:
@@ -297,16 +314,20 @@ class Graphs:
 
     def _follow(self, run: Run) -> None:
         """Leave the graphs behind of which anything but numbers has changed."""
-        stamps = [stamp(lane) for lane in run.lanes]
-        if len(stamps) != len(self._stamps):
-            self.steps, self._stamps = [None] * len(stamps), [None] * len(stamps)
-        for i, (lane, new) in enumerate(zip(run.lanes, stamps, strict=True)):
-            old, self._stamps[i] = self._stamps[i], new
-            if old is None or any(a is not b for a, b in zip(old[:2], new[:2], strict=True)):
-                self.backend.hold(lane.engine.pool)
-            elif old[2:] == new[2:]:
-                continue
-            self.steps[i] = Steps(lane.engine, self.backend)
+        if len(run.lanes) != len(self._stamps):
+            self.steps, self._stamps = [], []
+        for i, lane in enumerate(run.lanes):
+            new = stamp(lane)
+            if i < len(self._stamps):
+                old = self._stamps[i]
+                same = all(a is b for a, b in zip(old[:2], new[:2], strict=True))
+                if same and old[2:] == new[2:]:
+                    continue
+                if self.steps[i].graphs:
+                    self.backend.finish()
+            self.backend.hold(lane.engine.pool)
+            self.steps[i : i + 1] = [Steps(lane.engine, self.backend)]
+            self._stamps[i : i + 1] = [new]
 
 
 def stamp(lane: Lane) -> tuple:
@@ -320,8 +341,9 @@ def stamp(lane: Lane) -> tuple:
 
 def make_capturable(optimiser: torch.optim.Optimizer) -> None:
     """Let Adam's steps be captured: it counts them on the device, whatever was loaded."""
+    there = any(p.is_cuda for group in optimiser.param_groups for p in group["params"])
     for group in optimiser.param_groups:
-        group["capturable"] = bool(group["params"]) and group["params"][0].is_cuda
+        group["capturable"] = there
     for p, kept in optimiser.state.items():
         if "step" in kept and isinstance(kept["step"], Tensor):
             kept["step"] = kept["step"].to(p.device)

@@ -74,6 +74,9 @@ class Frozen:
     def aside(self):
         return contextlib.nullcontext()
 
+    def finish(self) -> None:
+        pass
+
     def hold(self, pool) -> None:
         pool.hold()
 

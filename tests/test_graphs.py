@@ -12,6 +12,7 @@ import math
 import pytest
 import torch
 
+from bench import gpu
 from engines import DATASETS, ENGINES, Experiment, graphs, nets
 from engines.base import Engine
 from engines.capture import Capture
@@ -265,8 +266,8 @@ def test_another_batch_is_captured_anew_and_a_dial_that_comes_to_0_too():
 
 def test_all_lanes_are_captured_and_each_has_its_own_numbers():
     given = gan().but(beside=({"g_lr": 1e-3}, {"loss": "hinge"}))
-    eager, captured = trained(given, 33), trained(given, 33, backend := Frozen())
-    assert backend.captures == 6 and captured.step == 33
+    eager, captured = trained(given, 34), trained(given, 34, backend := Frozen())
+    assert backend.captures == 6 and captured.step == 34
     alike(eager, captured, 1e-5)
 
 
@@ -377,6 +378,13 @@ def test_without_a_gpu_nothing_is_quickened():
 def test_the_table_of_graphs_is_up_to_date():
     docs = pytest.importorskip("app.docs")
     assert docs.GRAPHS.read_text() == docs.graphs(), "run make docs"
+
+
+def test_the_bench_says_where_there_is_no_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main()
+    assert capsys.readouterr().out == "There is no GPU here, so nothing was measured.\n"
+    assert set(gpu.WORKLOADS) >= {"flow", "GAN", "VAE", "diffusion"}
 
 
 # ---------------------------------------------------------------- on a GPU
