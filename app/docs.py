@@ -1,4 +1,4 @@
-"""Writes docs/knobs.md from the declarations: `make docs`."""
+"""Writes docs/knobs.md and docs/graphs.md from the declarations: `make docs`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from engines import DATASETS, ENGINES
 from engines.knobs import Knob
 
 TARGET = Path(__file__).parent.parent / "docs" / "knobs.md"
+GRAPHS = TARGET.with_name("graphs.md")
 
 
 def row(entry: Knob) -> str:
@@ -53,6 +54,48 @@ def text() -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
+ABOUT_GRAPHS = """# Which engines train as CUDA graphs
+
+Written by `make docs` from the code; don't edit it by hand.
+
+On a GPU a live run captures its training step once and replays it, ten steps at a time: a small
+network's step is a hundred kernels, and starting them one by one is what takes the time. The
+graphs take the same steps as an eager run but for rounding; a run begins eagerly, and goes on
+eagerly where a capture fails. `Experiment.start()` is eager unless `quicken()` is called, and on a
+CPU nothing is captured.
+
+A *dial* is a live knob that a graph reads from the device: moving it costs nothing. Any other live
+knob, an action, other data and a loaded checkpoint leave the graphs behind, and they are captured
+anew once there was no change for a fifth of a second. So does a dial the first time that it comes
+to 0 or leaves it, for that may switch a term on or off.
+
+| engine | captured | dials | captured anew after a move of |
+| --- | --- | --- | --- |
+"""
+
+
+def graphs() -> str:
+    """The table of what is captured, from each engine's `capture`."""
+    out, names = [], lambda of: ", ".join(f"`{name}`" for name in of) or "none"
+    for name, kind in ENGINES.items():
+        said = kind.capture
+        if said.no:
+            out.append(f"| {kind.title} (`{name}`) | no | | |")
+            continue
+        others = [k for k, entry in kind.knobs.items() if entry.live and k not in said.dials]
+        yes = "yes, but see below" if said.unless else "yes"
+        out.append(f"| {kind.title} (`{name}`) | {yes} | {names(said.dials)} | {names(others)} |")
+    out += ["", "## Why the others are not", ""]
+    for name, kind in ENGINES.items():
+        if kind.capture.no:
+            out.append(f"- `{name}`: {kind.capture.no}")
+        for when, why in kind.capture.unless:
+            with_ = ", ".join(f"{key} = {value}" for key, value in when.items())
+            out.append(f"- `{name}` with {with_}: {why}")
+    return ABOUT_GRAPHS + "\n".join(out) + "\n"
+
+
 if __name__ == "__main__":
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(text())
+    GRAPHS.write_text(graphs())

@@ -329,7 +329,10 @@ class Worker:
             behind = self._seq - self._acked >= WINDOW or self._ready.qsize() > 1
             if self._visible and not behind:
                 tick = time.perf_counter()
-                frame = self._frame(fresh=False, playing=True)
+                # where there are graphs, training goes on behind the drawing
+                free = playing and share > 0.5 and self._most() is None
+                ahead = int(taken * min(1.0, drawing / period)) if free else 0
+                frame = self._frame(fresh=False, playing=True, ahead=ahead)
                 cost = time.perf_counter() - tick
                 drawing += 0.2 * (cost - drawing)
                 fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
@@ -373,8 +376,9 @@ class Worker:
         begin, taken = time.perf_counter(), 0
         end = begin + share * (until - begin)
         while not taken or (time.perf_counter() < end and not self._stopping and not self._mail):
-            self.run.advance()
-            taken += 1
+            # without a share of the time one step is all
+            room = most if most is not None or share > 0 else 1
+            taken += self.run.advance(None if room is None else room - taken)
             if most is not None and taken >= most:
                 break
         return taken
@@ -411,7 +415,7 @@ class Worker:
         return False
 
     def _open(self, text: str) -> None:
-        before, self.run = self.run, Experiment.from_json(text).start(self.device)
+        before, self.run = self.run, Experiment.from_json(text).start(self.device).quicken()
         self._begin_tape()
         preset = matching(self.run.experiment)
         self._watch = Watch(preset) if preset else None
@@ -502,9 +506,14 @@ class Worker:
         return ((b - a) / (end - begin) if end > begin else 0.0), self._played
 
     def _frame(
-        self, fresh: bool, playing: bool = False, measure: bool = True, settled: bool = False
+        self,
+        fresh: bool,
+        playing: bool = False,
+        measure: bool = True,
+        settled: bool = False,
+        ahead: int = 0,
     ) -> str:
-        frame = self.run.frame(fresh, self._hidden, measure, settled)
+        frame = self.run.frame(fresh, self._hidden, measure, settled, ahead)
         frame.note = frame.note or self._message
         frame.rate, frame.seconds = self._clock(frame.step, playing)
         self._seq += 1

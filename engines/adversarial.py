@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from engines.base import Engine
 from engines.data.base import Pool
-from engines.nets import adam, set_lr
+from engines.nets import adam, lean, set_lr
+
+Number = float | Tensor
 
 
 class Adversarial(Engine):
@@ -29,7 +31,7 @@ class Adversarial(Engine):
     SETTLING: ClassVar[int] = 1000
 
     def _descend(
-        self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: float
+        self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: Number
     ) -> None:
         """One Adam step of one player; the other one's parameters get no gradient at all."""
         parameters = list(player.parameters())
@@ -40,15 +42,18 @@ class Adversarial(Engine):
         optimiser: torch.optim.Optimizer,
         parameters: Iterable[nn.Parameter],
         slopes: Iterable[Tensor],
-        lr: float,
+        lr: Number,
     ) -> None:
         for p, slope in zip(parameters, slopes, strict=True):
             p.grad = slope
         set_lr(optimiser, self._pace(lr))
         optimiser.step()
 
-    def _pace(self, lr: float) -> float:
-        return lr / math.sqrt(1 + self.age / self.SETTLING)
+    def _pace(self, lr: Number) -> Number:
+        return lr / self.number("settled")
+
+    def live_numbers(self) -> dict[str, float]:
+        return {**super().live_numbers(), "settled": math.sqrt(1 + self.age / self.SETTLING)}
 
 
 class Averaged(Adversarial):
@@ -79,14 +84,16 @@ class Averaged(Adversarial):
         super().feed(pool)
         self.g_updates = 0  # the average forgets the generator of the old data
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """θ̄ ← θ̄ + s (θ − θ̄) with s from 1 down to 1/averaging, so that early weights fade."""
+    def live_numbers(self) -> dict[str, float]:
         s = 1 / self.averaging
         s += (1 - s) * 10 / (10 + self.g_updates)
+        return {**super().live_numbers(), "fade": s}
+
+    def _average(self) -> None:
+        """θ̄ ← θ̄ + s (θ − θ̄) with s from 1 down to 1/averaging, so that early weights fade."""
+        s = self.number("fade")
         self.g_updates += 1
-        mine, newest = self.averaged.parameters(), self.generator.parameters()
-        torch._foreach_lerp_(list(mine), [p.detach() for p in newest], s)
+        lean(self.averaged, self.generator, s)
 
     def noisy(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Standardised samples with the noise that the data have got, if they have."""

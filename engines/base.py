@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from engines import nets
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
@@ -88,10 +89,13 @@ class Engine(Knobbed):
     followed: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # what to try when the run diverges
     if_diverged: ClassVar[str] = "Try a smaller learning rate."
+    # whether and how a step becomes a CUDA graph
+    capture: ClassVar[Capture] = Capture("Nobody has made sure that its step can be repeated.")
 
     pool: Pool
     step_count: int
     fed_at: int  # the step at which the present data came; 0 unless others were fed
+    _held: Mapping[str, Tensor] | None = None  # while a step is captured: where those numbers lie
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -148,6 +152,16 @@ class Engine(Knobbed):
     def step(self) -> dict[str, Tensor]:
         """One training step. Returns detached 0-d losses; never .item(), .cpu(), .numpy()."""
         raise NotImplementedError
+
+    def live_numbers(self) -> dict[str, float]:
+        """Python's numbers that the next step depends on and that change with the steps, or with a
+        dial: the dials themselves, and what a subclass makes of them and of the step count."""
+        return {name: getattr(self, name) for name in self.capture.dials}
+
+    def occasion(self, step: int) -> Hashable | None:
+        """What is special about the step that is taken after `step` others: those that are alike
+        share a graph. None: Python decides too much in it, and it is not captured."""
+        return ""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n samples (n, dim) in data units, from `generator` or else the viewing generator."""
@@ -212,6 +226,10 @@ class Engine(Knobbed):
         """
 
     # ------------------------------------------------------------ shared by all
+
+    def number(self, name: str) -> float | Tensor:
+        """One of `live_numbers`: a float, or within a captured step its place on the device, 0-d."""
+        return self.live_numbers()[name] if self._held is None else self._held[name]
 
     @property
     def age(self) -> int:

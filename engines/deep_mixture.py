@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Bars, Ellipses, Images, Mark, Metric, Panel, Points
@@ -145,6 +146,9 @@ class DeepMixture(OnRows):
     }
     density = "exact"
     density_kind = "tractable"
+    capture = Capture(
+        "Each step inverts covariances with a library call that brings an error code to the CPU."
+    )
     principle = "maximum likelihood"
     clip_steps = 600
     loss_is_nll = True

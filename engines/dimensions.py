@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.flow.spline import SplineCoupling
 from engines.knobs import knob
@@ -102,6 +103,10 @@ class Dimensions(Engine):
     density = "exact"
     density_kind = "tractable"
     principle = "maximum likelihood"
+    capture = Capture(
+        "The mixture's half of each step inverts covariances with a library call that brings an "
+        "error code to the CPU."
+    )
     clip_steps = 600
     loss_label = "log p − log q per dimension, nats"
     if_diverged = "Try a smaller learning rate, or a larger covariance floor."

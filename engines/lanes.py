@@ -96,6 +96,7 @@ class Lane:
         self.field_key: Any = None
         self.field_at = self.field_cost = self.field_moved = 0.0
         self.field_job: Iterator[np.ndarray | None] | None = None  # a field in the making
+        # losses that are still on the device: of one step, 0-d, or of several from a first one, (n,)
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)
 
@@ -124,9 +125,13 @@ class Lane:
         if not self.pending:
             return True
         names = list(self.pending[0][1])
-        table = torch.stack([torch.stack([row[k] for k in names]) for _, row in self.pending])
+        # a replay of several steps leaves vectors
+        rows = [
+            torch.stack([row[k] for k in names]).view(len(names), -1) for _, row in self.pending
+        ]
+        steps = [s + i for (s, _), row in zip(self.pending, rows) for i in range(row.shape[1])]
         finite = True
-        for (step, _), values in zip(self.pending, table.float().cpu().tolist(), strict=True):
+        for step, values in zip(steps, torch.cat(rows, 1).T.float().tolist(), strict=True):
             for name, value in zip(names, values, strict=True):
                 if not np.isfinite(value):
                     finite = False

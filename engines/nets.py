@@ -57,10 +57,18 @@ def adam(
     )
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimiser: torch.optim.Optimizer, lr: float | torch.Tensor) -> None:
     """Set the step size of every parameter group."""
     for group in optimiser.param_groups:
         group["lr"] = lr
+
+
+def put(place: torch.Tensor, number: float | torch.Tensor) -> None:
+    """Write one number into a tensor; if it lies on the device, without asking for it."""
+    if isinstance(number, torch.Tensor):
+        place.copy_(number)
+    else:
+        place.fill_(number)
 
 
 class Average(nn.Module):
@@ -76,11 +84,28 @@ class Average(nn.Module):
         self.module.requires_grad_(False)
         self.decay = decay
 
-    @torch.no_grad()
+    def weight(self, step: int) -> float:
+        """1 − d."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     def update(self, source: nn.Module, step: int) -> None:
-        d = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = list(self.module.parameters()), [p.detach() for p in source.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - d)
+        self.lean(source, self.weight(step))
+
+    def lean(self, source: nn.Module, weight: float | torch.Tensor) -> None:
+        """Go the share `weight` of the way to the parameters of `source`."""
+        lean(self.module, source, weight)
+
+
+@torch.no_grad()
+def lean(average: nn.Module, newest: nn.Module, weight: float | torch.Tensor) -> None:
+    """θ̄ ← θ̄ + weight · (θ − θ̄) for all parameters; weight a number, or 0-d on their device."""
+    mine, theirs = list(average.parameters()), [p.detach() for p in newest.parameters()]
+    if isinstance(weight, torch.Tensor):  # torch would ask the device for its value
+        way = torch._foreach_sub(theirs, mine)
+        torch._foreach_mul_(way, weight)
+        torch._foreach_add_(mine, way)
+    else:
+        torch._foreach_lerp_(mine, theirs, weight)
 
 
 class Waves(nn.Module):
@@ -133,7 +158,7 @@ class Best(nn.Module):
         self.register_buffer("step", torch.zeros((), device=like.device))
 
     @torch.no_grad()
-    def offer(self, source: nn.Module, loss: torch.Tensor, step: int) -> None:
+    def offer(self, source: nn.Module, loss: torch.Tensor, step: int | torch.Tensor) -> None:
         """Take over the weights of `source` if its validation `loss` (0-d) is the smallest.
 
         Decided on the device, for a step never waits for a number to come from there.
@@ -143,7 +168,8 @@ class Best(nn.Module):
         for name, mine in self.module.state_dict().items():
             mine.copy_(torch.where(better, theirs[name], mine))
         self.loss.copy_(torch.where(better, loss, self.loss))
-        self.step.copy_(torch.where(better, float(step), self.step))
+        at = step if isinstance(step, torch.Tensor) else float(step)
+        self.step.copy_(torch.where(better, at, self.step))
 
     @property
     def found(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.adversarial import Averaged
+from engines.capture import Capture
 from engines.data.base import Dataset
 from engines.gan import LOSSES, squared_slope
 from engines.knobs import knob
@@ -59,6 +60,7 @@ class Game(Averaged):
     """
 
     loss_label = "loss, nats"
+    capture = Capture(dials=("d_lr", "g_lr", "r1", "averaging"))
     pictures: ClassVar[ModuleType]
 
     latent: int = knob(8, 1, 64, label="Noise dimensions",
@@ -96,8 +98,8 @@ class Game(Averaged):
         loss = LOSSES["non-saturating"].discriminator(on_real, on_fake)
         total = loss
         if self.r1 > 0:
-            total = loss + self.r1 / 2 * squared_slope(on_real, real).mean()
-        self._descend(self.d_adam, self.discriminator, total, self.d_lr)
+            total = loss + self.number("r1") / 2 * squared_slope(on_real, real).mean()
+        self._descend(self.d_adam, self.discriminator, total, self.number("d_lr"))
         return loss.detach()
 
     def fool(self, fake: Tensor, *given: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ from torch import Tensor
 from engines import pictures
 from engines.base import ENGINES, Engine
 from engines.experiment import Experiment
+from engines.graphs import Backend, Cuda, Graphs
 from engines.knobs import BadInput, shown
 from engines.lanes import Budget, Lane, Track, lane_label
 from engines.marks import Curves, Frame, Metric, Panel
+from engines.onlook import Onlooker
 from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
@@ -42,7 +44,7 @@ class Run:
     """
 
     def __init__(self, experiment: Experiment, device: str = "cpu") -> None:
-        self.device = device
+        self.device, self.graphs, self.onlooker = device, None, None
         self._adopt(experiment)
 
     def _adopt(self, experiment: Experiment) -> None:
@@ -90,11 +92,11 @@ class Run:
         """Train for a number of steps, or of seconds. Raises Diverged on NaN or infinity."""
         if (steps is None) == (seconds is None):
             raise TypeError("train takes steps or seconds, one of them")
-        begin, done = time.perf_counter(), 0
+        begin, done, looked = time.perf_counter(), 0, 0
         while done < steps if steps is not None else time.perf_counter() - begin < seconds:
-            self.advance()
-            done += 1
-            if done % 200 == 0:
+            done += self.advance(None if steps is None else steps - done)
+            if done - looked >= 200:
+                looked = done
                 self._flush()
                 if self.diverged:
                     break
@@ -103,16 +105,31 @@ class Run:
             raise Diverged(self.diverged)
         return self
 
-    def advance(self) -> None:
-        """Exactly one training step in every lane."""
-        begin = time.perf_counter()
-        self.step += 1
-        for lane in self.lanes:
-            losses = lane.engine.step()
-            lane.engine.step_count = self.step
-            lane.pending.append((self.step, losses))
-        self.pool.turn(self.step)
+    def advance(self, most: int | None = 1) -> int:
+        """One training step in every lane, or by CUDA graphs (`quicken`) several, but at most
+        `most`; returns how many."""
+        begin, taken = time.perf_counter(), 1
+        if self.graphs is not None:
+            taken = self.graphs.advance(self, most)
+        else:
+            self.step += 1
+            for lane in self.lanes:
+                losses = lane.engine.step()
+                lane.engine.step_count = self.step
+                lane.pending.append((self.step, losses))
+            self.pool.turn(self.step)
         self.seconds += time.perf_counter() - begin
+        return taken
+
+    def quicken(self, backend: Backend | None = None) -> Run:
+        """From now on take whole steps as CUDA graphs where there is a GPU and the engine allows
+        it: the same steps but for rounding. `graphs.why_eager` says why not. On a CPU: nothing."""
+        if backend is None and torch.device(self.device).type == "cuda":
+            backend = Cuda(self.device)
+        self.graphs = Graphs(backend) if backend is not None else None
+        if torch.device(self.device).type == "cuda":
+            self.onlooker = Onlooker(self.device)
+        return self
 
     def _flush(self) -> None:
         finite = [lane.flush() for lane in self.lanes]
@@ -211,6 +228,9 @@ class Run:
         fresh: work out every one now. Otherwise each at most at its own rate, within a share
         of the wall time. A run that has diverged keeps the numbers it had.
         """
+        if self.onlooker is not None and not self.onlooker.looking:
+            with self.onlooker.look(self):
+                return self.measure(fresh)
         self._flush()
         self._check()
         if not self.diverged:
@@ -229,6 +249,7 @@ class Run:
         hidden: Collection[str] = (),
         measure: bool = True,
         settled: bool = False,
+        ahead: int = 0,
     ) -> Frame:
         """What the browser would be shown.
 
@@ -239,7 +260,11 @@ class Run:
         measure: False leaves the metrics as they are.
         settled: the pictures were drawn afresh just before and the model has not changed since:
             only curves are drawn again, since numbers are on them.
+        ahead: about so many steps are taken on the device meanwhile, where they are CUDA graphs.
         """
+        if self.onlooker is not None and not self.onlooker.looking:
+            with self.onlooker.look(self, ahead):
+                return self.frame(fresh, hidden, measure, settled)
         self._flush()
         self.budgeted = 0.0
         self._check()

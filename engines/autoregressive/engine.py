@@ -13,6 +13,7 @@ from engines.autoregressive import pictures
 from engines.autoregressive.conditionals import FAR, Binned, Categorical, Mixture
 from engines.autoregressive.made import Made
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import MOST_NOISE, Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
@@ -97,6 +98,7 @@ class Autoregressive(Engine):
     CLIP = 10.0
     WAVES, PITCH = 32, 2.0
     EVERY = 20  # steps between two looks at the validation rows
+    capture = Capture(dials=("lr",))
     MOST = 4  # components for a pixel
     DROP = 0.25  # of the hidden units, on images
     STRAY = 1e-4
@@ -168,17 +170,25 @@ class Autoregressive(Engine):
         rows = self.ordered(self.standardise(self.pool.train[:10_000]))
         return torch.quantile(rows, share, 0).T.contiguous()
 
-    def step(self) -> dict[str, Tensor]:
-        x = self.pool.batch(self.batch, self.rng)
+    def live_numbers(self) -> dict[str, float]:
         t = self.step_count + 1
         decay = (self.BEGIN / (self.age + 1)) ** self.POWER
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
+        rate = self.lr * min(t / self.WARM, decay, 1)
+        more = {"rate": rate, "fade": self.average.weight(self.age + 1), "next": t}
+        return {**super().live_numbers(), **more}
+
+    def occasion(self, step: int) -> bool:
+        return self.pool.finite and step % self.EVERY == 0
+
+    def step(self) -> dict[str, Tensor]:
+        x = self.pool.batch(self.batch, self.rng)
+        nets.set_lr(self.optimiser, self.number("rate"))
         self.optimiser.zero_grad()
         loss = -self.terms(x, self.net, self.rng).sum(1).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.CLIP)
         self.optimiser.step()
-        self.average.update(self.net, self.age + 1)
+        self.average.lean(self.net, self.number("fade"))
         losses = {"nll": loss.detach()}
         return {**losses, "validation": self.validate()} if self.pool.finite else losses
 
@@ -187,9 +197,10 @@ class Autoregressive(Engine):
         """−log q of the validation rows under averaged weights, 0-d; the best of these are kept."""
         if self.step_count % self.EVERY == 0:
             net = self.average.module
-            self.validation = -self.terms(self.pool.val[: nets.Best.ROWS], net).sum(1).mean()
-            self.kept.offer(net, self.validation, self.step_count + 1)
-        return self.validation
+            loss = -self.terms(self.pool.val[: nets.Best.ROWS], net).sum(1).mean()
+            self.validation.copy_(loss)
+            self.kept.offer(net, loss, self.number("next"))
+        return self.validation.clone()
 
     # ------------------------------------------------------------ the model
 

@@ -105,7 +105,7 @@ class Conditional(Game):
         discriminator = self.duel(real, fake, y, y)
         y = self.classes.draw(self.batch, self.rng)
         loss = self.fool(self.generate(self.generator, y, self.rng), y)
-        self._descend(self.g_adam, self.generator, loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.number("g_lr"))
         self._average()
         self.shares.lerp_(self.wanted(), self.FOLLOWING)
         return {"discriminator": discriminator, "generator": loss.detach()}

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from engines import nets
 from engines.adversarial import Adversarial
+from engines.capture import Capture
 from engines.cyclegan import pictures
 from engines.cyclegan.networks import Pair
 from engines.cyclegan.symmetry import energy_distance, symmetry_of
@@ -103,6 +104,7 @@ class CycleGAN(Adversarial):
     )
 
     SETTLING, AVERAGE = 500, 0.98
+    capture = Capture(dials=("g_lr", "d_lr", "cycle", "identity", "r1"))
 
     @classmethod
     def accepts(cls, dataset: Dataset) -> str | None:
@@ -138,6 +140,9 @@ class CycleGAN(Adversarial):
         # the symmetry of Y by which another pairing, as good as this one, is shown
         self._other = symmetry_of(self.pool.dataset)
 
+    def live_numbers(self) -> dict[str, float]:
+        return {**super().live_numbers(), "fade": self.average.weight(self.age)}
+
     def step(self) -> dict[str, Tensor]:
         x = self.pool.source.batch(self.batch, self.rng)
         y = self.pool.batch(self.batch, self.rng)
@@ -148,11 +153,11 @@ class CycleGAN(Adversarial):
         fooled = self._fooled(self.discriminators(made).squeeze(2))
         # what G makes is F's input, and the other way round
         missed = (self.generators(made.flip(0)).flip(0) - given).abs().mean()
-        total = fooled + 2 * self.cycle * missed
+        total = fooled + 2 * self.number("cycle") * missed
         if self.identity > 0:
-            total = total + 2 * self.identity * self._moved(x, y, wanted)
-        self._descend(self.g_adam, self.generators, total, self.g_lr)
-        self.average.update(self.generators, self.age)
+            total = total + 2 * self.number("identity") * self._moved(x, y, wanted)
+        self._descend(self.g_adam, self.generators, total, self.number("g_lr"))
+        self.average.lean(self.generators, self.number("fade"))
         # means over both directions, each of them
         return {
             "discriminator": loss_d,
@@ -172,9 +177,11 @@ class CycleGAN(Adversarial):
         total = loss
         if self.r1 > 0:
             (slope,) = torch.autograd.grad(on_real.sum(), both, create_graph=True)
-            total = loss + self.r1 / 2 * slope.square().sum(2).sum(1).mean() / real.shape[1]
+            total = (
+                loss + self.number("r1") / 2 * slope.square().sum(2).sum(1).mean() / real.shape[1]
+            )
         # the sum over both directions, of which losses above are the mean
-        self._descend(self.d_adam, self.discriminators, 2 * total, self.d_lr)
+        self._descend(self.d_adam, self.discriminators, 2 * total, self.number("d_lr"))
         return loss.detach()
 
     def _fooled(self, value: Tensor) -> Tensor:

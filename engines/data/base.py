@@ -117,7 +117,17 @@ class Dataset(Knobbed):
         modes = self.modes
         if modes is None or not 1 < len(modes.weights) <= 25:
             return None
-        return torch.cdist(x.double(), modes.centres.to(x.device, torch.float64)).argmin(1)
+        centres = self.constant("centres", modes.centres, x.double())
+        return torch.cdist(x.double(), centres).argmin(1)
+
+    def constant(self, name: str, values: Any, like: Tensor) -> Tensor:
+        """Numbers that never change as a tensor of the device and dtype of `like`, brought there
+        once: training steps, which ask for the class of a row, must not wait for a copy."""
+        kept = self.__dict__.setdefault("_constants", {})
+        key = (name, like.device, like.dtype)
+        if key not in kept:
+            kept[key] = torch.as_tensor(values).to(like)
+        return kept[key]
 
     def noised(self, a: float, sigma: float) -> Any:
         """Exact density and score of a·x + σε, ε ~ N(0, I): has `log_prob` and `score`."""
@@ -174,6 +184,7 @@ class Pool:
         self.train, self.val, self.test, self.labels = train, val, test, labels
         self.dequantise = dequantise
         self._block, self._rows = 0, None  # which block `batch` draws from; None: of `train`
+        self._place: Tensor | None = None  # where fresh rows are copied to, see `hold`
         self.mean = train.mean(0) + (0.5 if dequantise else 0.0)
         self.std = train.std(0).clamp_min(1e-6) if std is None else std
 
@@ -200,11 +211,22 @@ class Pool:
         x = x[torch.randint(len(x), (n,), generator=rng, device=x.device)]
         return dequantised(x, rng) if self.dequantise else x
 
+    def hold(self) -> None:
+        """From now on the rows of `batch` stay at one place in memory, into which fresh ones are
+        copied: a captured step always reads from there."""
+        if self.fresh is not None and self._place is None:
+            self._rows = self._place = (self.train if self._rows is None else self._rows).clone()
+        if self.source is not None:
+            self.source.hold()
+
     def turn(self, step: int) -> None:
         """Lay out the rows that belong to training step `step`, which alone decides on them: so a
         run that is saved and opened goes on with the same ones."""
         if self.fresh is not None and (block := step // self.EVERY) != self._block:
-            self._block, self._rows = block, self.fresh(block) if block else None
+            rows = self.fresh(block) if block else None
+            if self._place is not None:
+                rows = self._place.copy_(self.train if rows is None else rows, non_blocking=True)
+            self._block, self._rows = block, rows
         if self.source is not None:
             self.source.turn(step)
 

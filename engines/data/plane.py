@@ -155,7 +155,7 @@ class Moons(Plane):
     def classify(self, x: Tensor) -> Tensor:
         def away(centre: tuple[float, float], up: float) -> Tensor:
             """Distance to a half-circle of radius 2, which ends at the height of its centre."""
-            across, high = (x - torch.tensor(centre).to(x)).unbind(1)
+            across, high = (x - self.constant(f"centre {centre}", centre, x)).unbind(1)
             arc = (torch.hypot(across, high) - 2).abs()
             return torch.where(up * high >= 0, arc, torch.hypot(across.abs() - 2, high))
 
@@ -249,7 +249,7 @@ class Rings(Plane):
         return NoisyRings(self.radii, self.width, [1 / 4] * 4).log_prob(x)
 
     def classify(self, x: Tensor) -> Tensor:
-        return (x.norm(dim=1, keepdim=True) - torch.tensor(self.radii).to(x)).abs().argmin(1)
+        return (x.norm(dim=1, keepdim=True) - self.constant("radii", self.radii, x)).abs().argmin(1)
 
     def noised(self, a: float, sigma: float) -> NoisyRings:
         a, sigma = noise_scales(a, sigma)

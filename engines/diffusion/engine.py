@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engines import nets
+from engines.capture import Capture
 from engines.data.base import Pool
 from engines.diffusion import numbers, pictures
 from engines.diffusion.samplers import walk
@@ -110,6 +111,7 @@ class Diffusion(FieldModel):
         help="0: none, and the same noise gives the same sample; 1: as much as ancestral sampling.",
     )  # fmt: skip
     asks = 1  # times the network, for one guess of the denoiser
+    capture = Capture(dials=("lr", "middle", "spread"))
     RHO = 5.0
     STEPS_PROBE, STEPS_FIELD = 20, 10
     EVERY, VALIDATED = 20, 1000  # steps between two looks at validation points; rows in each
@@ -139,10 +141,13 @@ class Diffusion(FieldModel):
             return self.kept.module
         return super().shown
 
+    def occasion(self, step: int) -> bool:
+        return self.keeps and step % self.EVERY == 0
+
     def step(self) -> dict[str, Tensor]:
         losses = super().step()
         if self.keeps and self.step_count % self.EVERY == 0:
-            self.kept.offer(self.average.module, self.validate(), self.step_count + 1)
+            self.kept.offer(self.average.module, self.validate(), self.number("next"))
         return losses
 
     def classed(self, x: Tensor) -> Tensor | None:
@@ -155,15 +160,17 @@ class Diffusion(FieldModel):
 
         Over levels even in log σ/α, as in the bound of `numbers.gap`, and the same noise each time.
         """
-        x = self.standardise(self.pool.val)
-        n = self.VALIDATED
-        x = x[torch.arange(n, device=self.device) % len(x)]
-        rng = torch.Generator(self.device).manual_seed(8_000_009)
-        place = torch.rand(n, 1, generator=rng, device=self.device)
-        alpha, sigma = self.mixed(LOW * (HIGH / LOW) ** place)
-        z = alpha * x + sigma * torch.randn(x.shape, generator=rng, device=self.device)
+        if self._validated is None:
+            x = self.standardise(self.pool.val)
+            n = self.VALIDATED
+            x = x[torch.arange(n, device=self.device) % len(x)]
+            rng = torch.Generator(self.device).manual_seed(8_000_009)
+            place = torch.rand(n, 1, generator=rng, device=self.device)
+            alpha, sigma = self.mixed(LOW * (HIGH / LOW) ** place)
+            z = alpha * x + sigma * torch.randn(x.shape, generator=rng, device=self.device)
+            self._validated = x, alpha, sigma, z, self.classed(self.unstandardise(x))
+        x, alpha, sigma, z, y = self._validated
         skip, out = self.preconditioned(alpha, sigma)
-        y = self.classed(self.unstandardise(x))
         found = skip * z + out * self.average.module(*self.told(z, alpha, sigma), y)
         return ((found - x) * alpha / sigma).square().sum(1).mean()
 
@@ -172,6 +179,7 @@ class Diffusion(FieldModel):
     def refresh(self) -> None:
         super().refresh()
         self._noised, self._gap, self._fields = None, None, {}
+        self._validated: tuple | None = None  # the draws of `validate`
         self._compared: dict[str, list[tuple[int, float]]] = {}
         self._compared_at = 0
 
@@ -221,7 +229,8 @@ class Diffusion(FieldModel):
             t = noising.place(torch.rand(n, 1, generator=self.rng, device=self.device))
             return noising.alpha(t), noising.sigma(t)
         noise = torch.randn(n, 1, generator=self.rng, device=self.device)
-        return self.mixed(torch.exp(self.middle + self.spread * noise).clamp(LOW / 2, HIGH))
+        middle, spread = self.number("middle"), self.number("spread")
+        return self.mixed(torch.exp(middle + spread * noise).clamp(LOW / 2, HIGH))
 
     def mixed(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ of the process where σ/α is `ratio`, each (…)."""

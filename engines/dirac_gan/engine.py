@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.dirac_gan import pictures
 from engines.dirac_gan.game import Game, equation, values
@@ -51,6 +52,10 @@ class DiracGAN(Engine):
     )
     density_kind = "implicit"
     principle = "adversarial"
+    capture = Capture(
+        "Where a step writes down its place is counted in Python, and the game is shown at a few "
+        "steps a frame anyway."
+    )
     made_for = "point"
     opens_on = "point"
     clip_steps = 300

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.divergence import maths, pictures
 from engines.divergence.fits import Flow, Gaussians
@@ -51,6 +52,7 @@ class Divergence(Engine):
     }
     density = "exact"
     density_kind = "tractable"
+    capture = Capture(dials=("lr",))
     principle = "maximum likelihood"
     clip_steps, clip_knobs = 400, {"q": "K Gaussians", "n_components": 5, "spread": 0.3}
     loss_label = "divergence, nats"
@@ -149,8 +151,12 @@ class Divergence(Engine):
         log_q = self.fit.on_grid(self._axes, self._z, self._floor)
         return maths.masses(log_q, self._log_cell)
 
+    def live_numbers(self) -> dict[str, float]:
+        rate = self.fit.pace * self.lr / math.sqrt(1 + self.age / 100)
+        return {**super().live_numbers(), "rate": rate}
+
     def step(self) -> dict[str, Tensor]:
-        set_lr(self.optimiser, self.fit.pace * self.lr / math.sqrt(1 + self.age / 100))
+        set_lr(self.optimiser, self.number("rate"))
         value = maths.divergence(self.minimise, self._log_p, self.masses(), self.alpha)
         self.optimiser.zero_grad()
         value.sum().backward()  # starts share no weight, so each descends by itself

@@ -64,8 +64,7 @@ class Gaussians(nn.Module):
         """A Aᵀ (S, K, D, D), what the floor is added to."""
         root = torch.diag_embed(self.log_scale.exp())
         if self.tilt is not None:
-            lower = torch.zeros(2, 2, dtype=torch.float64, device=root.device)
-            lower[1, 0] = 1
+            lower = torch.ones(2, 2, dtype=torch.float64, device=root.device).tril(-1)
             root = root + self.tilt[..., None, None] * lower
         return root @ root.mT
 

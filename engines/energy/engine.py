@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.energy import langevin, pictures
 from engines.energy.langevin import Moves, Trace
@@ -132,6 +133,7 @@ class EnergyBased(Engine):
         help="Moves of the chains in the picture of chains; short-run chains stop after k.",
     )  # fmt: skip
 
+    capture = Capture(dials=("lr", "langevin", "noise", "restarts", "temperature", "penalty"))
     WARM, BEGIN, POWER = 30, 200, 0.5  # steps of warming up; then lr falls as (BEGIN/t)^POWER
     AVERAGE = 0.999
     BETAS = (0.0, 0.99)  # momentum makes energies and chains swing past each other
@@ -185,27 +187,37 @@ class EnergyBased(Engine):
         as long as in the plane, κ ε √(2/dim) ξ, and no move is refused.
         """
         plane = self.dim == 2
-        noise = self.noise if plane else self.noise * math.sqrt(2 / self.dim)
+        noise = self.number("noise")
+        noise = noise if plane else noise * math.sqrt(2 / self.dim)
         return Moves(
-            self._low, self._high, self.k, self.langevin, self.FALL, noise, self.temperature,
+            self._low, self._high, self.k, self.number("langevin"), self.FALL, noise,
+            self.number("temperature"),
             self.metropolis and plane,
         )  # fmt: skip
+
+    def live_numbers(self) -> dict[str, float]:
+        t = self.age + 1
+        chains = min(self.batch, self.buffer)
+        more = {
+            "rate": self.lr * min(t / self.WARM, (self.BEGIN / t) ** self.POWER, 1),
+            "fade": self.average.weight(t), "turn": self.step_count * chains % self.buffer,
+        }  # fmt: skip
+        return {**super().live_numbers(), **more}
 
     def step(self) -> dict[str, Tensor]:
         z = self.standardise(self.pool.batch(self.batch, self.rng))
         chains = self.negatives(z)
-        t = self.age + 1
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, (self.BEGIN / t) ** self.POWER, 1))
+        nets.set_lr(self.optimiser, self.number("rate"))
         energy = self.net(torch.cat([z, chains]))
         low, high = energy[: len(z)], energy[len(z) :]
         gap = low.mean() - high.mean()
-        loss = gap / self.temperature
+        loss = gap / self.number("temperature")
         if self.penalty > 0:
-            loss = loss + self.penalty * (low.square().mean() + high.square().mean())
+            loss = loss + self.number("penalty") * (low.square().mean() + high.square().mean())
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.average.update(self.net, t)
+        self.average.lean(self.net, self.number("fade"))
         return {"energy gap": gap.detach()}
 
     def negatives(self, z: Tensor) -> Tensor:
@@ -214,18 +226,22 @@ class EnergyBased(Engine):
         if self.method != PERSISTENT:
             begin = z if self.method == CONTRASTIVE else moves.anywhere(len(z), self.rng)
             out, _, trace = langevin.run(force, begin, moves, self.rng)
-            self.accepted = trace.accepted.float().mean()
+            self.accepted.copy_(trace.accepted.float().mean())
             return out
         # all chains have their turn, one block after the other
         n = min(len(z), len(self.chains))
-        turn = torch.arange(n, device=self.device).add_(self.step_count * n) % len(self.chains)
+        first = self.number("turn")
+        first = first.long() if isinstance(first, Tensor) else first
+        turn = torch.arange(n, device=self.device).add_(first) % len(self.chains)
         # other data may have brought another domain, and left chains outside of it
         begin = self.chains[turn].clamp(self._low, self._high)
         if self.restarts > 0:
-            anew = torch.rand(n, 1, generator=self.rng, device=self.device) < self.restarts
+            anew = torch.rand(n, 1, generator=self.rng, device=self.device) < self.number(
+                "restarts"
+            )
             begin = torch.where(anew, moves.anywhere(n, self.rng), begin)
         out, energy, trace = langevin.run(force, begin, moves, self.rng)
-        self.accepted = trace.accepted.float().mean()
+        self.accepted.copy_(trace.accepted.float().mean())
         if self.leaps and moves.metropolis:
             out = self._leap(self.net, out, energy, moves, self.rng)
         self.chains[turn] = out

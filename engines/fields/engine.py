@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.fields import ode
 from engines.fields.exact import ExactPath
@@ -28,6 +29,7 @@ class FieldModel(Engine):
     """
 
     loss_label: ClassVar[str] = "squared error"
+    capture = Capture(dials=("lr",))
 
     lr: float = knob(
         2e-3, 1e-5, 1e-1, log=True, live=True, label="Learning rate",
@@ -108,15 +110,19 @@ class FieldModel(Engine):
         if self.dim == 2 and ExactPath.known(self.pool.dataset):
             self._exact = ExactPath(self.pool.dataset, self._mean, float(self._std[0]))
 
-    def step(self) -> dict[str, Tensor]:
-        loss = self.batch_loss()
+    def live_numbers(self) -> dict[str, float]:
         t = self.age + 1
         pace = min(t / self.WARM, (self.BEGIN / t) ** self.POWER, 1)
-        nets.set_lr(self.optimiser, self.lr * pace)
+        more = {"rate": self.lr * pace, "fade": self.average.weight(t), "next": self.step_count + 1}
+        return {**super().live_numbers(), **more}
+
+    def step(self) -> dict[str, Tensor]:
+        loss = self.batch_loss()
+        nets.set_lr(self.optimiser, self.number("rate"))
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.average.update(self.net, t)
+        self.average.lean(self.net, self.number("fade"))
         return {"loss": loss.detach()}
 
     # ------------------------------------------------------------ the model

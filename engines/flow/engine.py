@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.flow import layers as chains
 from engines.flow import pictures
@@ -115,6 +116,7 @@ class Flow(Engine):
         2.5, 1.0, 4.0, view=True, help="How far the noise grid reaches, in standard deviations."
     )
 
+    capture = Capture(dials=("lr",))
     WARM = 100  # steps
     AVERAGE = 0.999
     EVERY = 10  # steps between two looks at the validation rows: each costs a tenth of a step
@@ -186,13 +188,21 @@ class Flow(Engine):
         if self.probe_end == "data":
             self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
 
-    def step(self) -> dict[str, Tensor]:
-        x = self.pool.batch(self.batch, self.rng)
+    def live_numbers(self) -> dict[str, float]:
         t = self.step_count + 1
         entry = KINDS[self.kind]
         begin, power = entry.decay
         decay = (begin / (self.age + 1)) ** power
-        nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
+        rate = entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1)
+        more = {"rate": rate, "fade": self.average.weight(self.age + 1), "next": t}
+        return {**super().live_numbers(), **more}
+
+    def occasion(self, step: int) -> bool:
+        return self.keeps and step % self.EVERY == 0
+
+    def step(self) -> dict[str, Tensor]:
+        x = self.pool.batch(self.batch, self.rng)
+        nets.set_lr(self.optimiser, self.number("rate"))
         self.optimiser.zero_grad()
         # where rows are few and soon known by heart: "nll" is then of the thinned network
         images = self.pool.dataset.kind == "images"
@@ -203,7 +213,7 @@ class Flow(Engine):
         loss.backward()
         nn.utils.clip_grad_norm_(self._weights, self.CLIP)
         self.optimiser.step()
-        self.average.update(self.net, self.age + 1)
+        self.average.lean(self.net, self.number("fade"))
         with torch.no_grad():
             losses = {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
             return {**losses, "validation": self.validate()} if self.keeps else losses
@@ -218,9 +228,9 @@ class Flow(Engine):
         if self.step_count % self.EVERY == 0:
             net = self.average.module
             z, log_det = self.forward(self.pool.val[: nets.Best.ROWS], net)
-            self.validation = -(net.base.log_prob(z) + log_det).mean()
-            self.kept.offer(net, self.validation, self.step_count + 1)
-        return self.validation
+            self.validation.copy_(-(net.base.log_prob(z) + log_det).mean())
+            self.kept.offer(net, self.validation, self.number("next"))
+        return self.validation.clone()
 
     # ------------------------------------------------------------ the model
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engines import nets
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.fields import ExactPath, Field, FieldModel, ode
 from engines.fields.engine import log_normal
@@ -107,6 +108,11 @@ class FlowMatching(FieldModel):
              "the validation rows, before the rows are learnt by heart.",
     )  # fmt: skip
 
+    capture = Capture(
+        dials=("lr",),
+        unless=(({"coupling": "optimal transport"},
+                 "Optimal transport within a batch waits for the device at every step."),),
+    )  # fmt: skip
     POWER = 1.0  # of the fall of the step size: what is sharp wants small steps in the end
     EDGE = 0.002  # nearer to either end the network is told no difference of time
     PAIRS, PAIRS_IMAGES = 8192, 4096  # that a reflow takes
@@ -175,13 +181,20 @@ class FlowMatching(FieldModel):
         u = (torch.arange(n, device=self.device) + u) / n
         return torch.sigmoid(1.8 + 1.4 * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
 
+    def occasion(self, step: int) -> tuple[int, bool] | None:
+        age = step - self.fed_at
+        if self.reflow_every and age and age % self.reflow_every == 0:
+            return None
+        looks = self.pool.finite and not self.reflows and step % nets.Best.EVERY == 0
+        return self.reflows, looks  # each reflow has pairs of its own
+
     def step(self) -> dict[str, Tensor]:
         if self.reflow_every and self.age and self.age % self.reflow_every == 0:
             self.reflow()
         losses = super().step()
         if self.pool.finite and not self.reflows and self.step_count % nets.Best.EVERY == 0:
             net = self.average.module
-            self.kept.offer(net, self.held_loss(net), self.step_count + 1)
+            self.kept.offer(net, self.held_loss(net), self.number("next"))
         return losses
 
     @torch.no_grad()

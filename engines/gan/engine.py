@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.adversarial import Averaged
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.gan import pictures
 from engines.gan.course import Course
@@ -21,7 +22,7 @@ from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
 from engines.knobs import Above, action, knob
 from engines.marks import Metric, Panel
-from engines.nets import mlp
+from engines.nets import mlp, put
 
 Critic = Callable[[Tensor], Tensor]  # standardised rows (N, dim) → (N/pack,)
 COMPANIES = 4  # packs over which D's view of a single point is averaged
@@ -64,6 +65,7 @@ class GAN(Averaged):
         "Newest weights only": {"averaging": 1},
     }
     loss_label = "loss of each player"
+    capture = Capture(dials=("d_lr", "g_lr", "r1", "r2", "slope_one", "fade", "focus", "averaging"))
 
     loss: Literal[
         "non-saturating", "minimax", "least squares", "Wasserstein", "hinge", "relativistic",
@@ -162,6 +164,10 @@ class GAN(Averaged):
     def refresh(self) -> None:
         self._fields: dict[float, Tensor] = {}  # the data's, by the width of the kernel
 
+    def live_numbers(self) -> dict[str, float]:
+        blur = self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0
+        return {**super().live_numbers(), "faded": self.faded, "blur": blur}
+
     def step(self) -> dict[str, Tensor]:
         """`d_steps` updates of D, then one of G. Returns both losses, without the penalty."""
         for _ in range(self.d_steps):
@@ -185,7 +191,7 @@ class GAN(Averaged):
             fake = self.generate(self.generator, self.rows, self.rng)
         mix = self.mixing(self.rng)
         loss, penalty = self.discriminator_loss(self.logits, real, fake, mix)
-        self._descend(self.d_adam, self.discriminator, loss + penalty, self.d_lr)
+        self._descend(self.d_adam, self.discriminator, loss + penalty, self.number("d_lr"))
         if (bound := self.bound) is not None:
             with torch.no_grad():
                 for p in self.discriminator.parameters():
@@ -196,7 +202,7 @@ class GAN(Averaged):
         fake = self.generate(self.generator, self.rows, self.rng)
         real = self.data(self.rows) if self.needs_data else None
         loss = self.generator_loss(fake, real, self.mixing(self.rng) if self.unroll else None)
-        self._descend(self.g_adam, self.generator, loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.number("g_lr"))
         self._average()
         return loss.detach()
 
@@ -214,12 +220,12 @@ class GAN(Averaged):
         if steep:
             # a pack's slope is that in all of its points together
             on_data, on_samples = squared_slope(outputs, both).chunk(2)
-            penalty = self.r1 * on_data.mean() + self.r2 * on_samples.mean()
-            penalty = penalty * (self.pack * self.faded / 2)
+            penalty = self.number("r1") * on_data.mean() + self.number("r2") * on_samples.mean()
+            penalty = penalty * (self.pack * self.number("faded") / 2)
         if mix is not None:
             packs = (part.reshape(len(mix), -1) for part in (real, fake))
             flat = lambda x: critic(x.reshape(-1, self.dim))  # noqa: E731
-            penalty = penalty + self.slope_one * slope_from_one(flat, *packs, mix)
+            penalty = penalty + self.number("slope_one") * slope_from_one(flat, *packs, mix)
         return self.game.discriminator(on_real, on_fake), penalty
 
     def generator_loss(
@@ -233,7 +239,7 @@ class GAN(Averaged):
                 of = partial(self.logits_of, parameters)
                 return sum(self.discriminator_loss(of, real, fake, mix))
 
-            lr = self._pace(self.d_lr)
+            lr = self._pace(self.number("d_lr"))
             later = look_ahead(self.discriminator, loss, self.d_adam, lr, self.unroll, self.bound)
             critic = partial(self.logits_of, later)
         on_real = critic(real) if self.game.relative else None
@@ -277,7 +283,7 @@ class GAN(Averaged):
     def _focus(self) -> None:
         """Set how blurred D sees its points, from the steps since the data came."""
         if isinstance(sight := next(self.discriminator.children(), None), Sight):
-            sight.blur.fill_(self.WIDEST * 0.5 ** (self.age / self.focus) if self.focus else 0.0)
+            put(sight.blur, self.number("blur"))
 
     # ------------------------------------------------------------ the two players
 

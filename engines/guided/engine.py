@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from engines.capture import Capture
 from engines.classes import MOST, Classes
 from engines.data.base import Dataset, Pool
 from engines.diffusion.engine import Diffusion
@@ -86,6 +87,7 @@ class Guided(Diffusion):
         help="The class in the pictures of one; the last there is, if there are fewer.",
     )  # fmt: skip
 
+    capture = Capture(dials=("lr", "middle", "spread", "dropout"))
     FOLLOWING = 0.05  # how fast the shares of classes follow other data, a step
 
     @classmethod
@@ -149,7 +151,7 @@ class Guided(Diffusion):
 
     def dropped(self, y: Tensor) -> Tensor:
         """Classes (N,) with a share of them replaced by MOST, which says nothing."""
-        lost = torch.rand(len(y), generator=self.rng, device=self.device) < self.dropout
+        lost = torch.rand(len(y), generator=self.rng, device=self.device) < self.number("dropout")
         return torch.where(lost, MOST, y)
 
     def step(self) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
+from engines.capture import Capture
 from engines.data.base import Pool
 from engines.info import pictures
 from engines.info.information import Codes, Read, category_terms, continuous_terms, split
@@ -65,6 +65,7 @@ class InfoGAN(Game):
                       help="Which continuous code runs from −1 to 1 in the pictures; the last "
                       "there is, if there are fewer.")  # fmt: skip
 
+    capture = Capture(dials=(*Game.capture.dials, "information"))
     LAYERS = 2
 
     # ------------------------------------------------------------ training
@@ -98,9 +99,9 @@ class InfoGAN(Game):
         # the reader learns at any λ: only what the generator gains by being read depends on it
         reader = list(self.reader.parameters())
         slopes = torch.autograd.grad(untold, reader, retain_graph=True)
-        loss = fooled + self.information * untold
-        self._descend(self.g_adam, self.generator, loss, self.g_lr)
-        self._move(self.q_adam, reader, slopes, self.g_lr)
+        loss = fooled + self.number("information") * untold
+        self._descend(self.g_adam, self.generator, loss, self.number("g_lr"))
+        self._move(self.q_adam, reader, slopes, self.number("g_lr"))
         self._average()
         return {
             "discriminator": discriminator,
@@ -121,7 +122,8 @@ class InfoGAN(Game):
 
     def inputs(self, codes: Codes) -> Tensor:
         """Codes, the category as a row of 0 and 1, and noise: (N, K + C + latent)."""
-        hot = one_hot(codes.category, self.categories)
+        every = torch.arange(self.categories, device=self.device)
+        hot = (codes.category[:, None] == every).long()
         told = torch.cat([hot, codes.continuous], 1)
         return torch.cat([self.loudness * told, codes.noise], 1)
 

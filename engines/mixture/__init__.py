@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Bars, Curve, Curves, Ellipses, Mark, Metric, Panel, Points
@@ -69,6 +70,10 @@ class Mixture(OnRows):
     }
     density = "exact"
     density_kind = "tractable"
+    capture = Capture(
+        "Each step solves for covariances with library calls that bring an error code to the CPU, "
+        "and EM hands its Gaussians on as new tensors."
+    )
     principle = "maximum likelihood"
     clip_steps, clip_knobs = 120, {"init": "one spot"}  # well begun, EM is done in four steps
     loss_is_nll = True

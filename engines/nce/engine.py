@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
 from engines.marks import Metric, Panel
@@ -136,6 +137,7 @@ class NCE(Engine):
         help="Show the model with weights averaged over recent steps, or the weights themselves.",
     )  # fmt: skip
 
+    capture = Capture(dials=("lr",))
     WARM = 100  # steps
     AVERAGE = 0.9997
     BETAS = (0.9, 0.99)
@@ -178,12 +180,20 @@ class NCE(Engine):
         self.law_at = self.fed_at
         self.refresh()
 
+    def live_numbers(self) -> dict[str, float]:
+        t = self.step_count + 1
+        decay = (self.BEGIN / (self.age + 1)) ** self.POWER
+        rate = self.lr * min(t / self.WARM, decay, 1)
+        more = {"rate": rate, "fade": self.average.weight(self.age + 1)}
+        return {**super().live_numbers(), **more}
+
+    def occasion(self, step: int) -> str | None:
+        return "" if self.law_at == self.fed_at else None  # it makes new noise
+
     def step(self) -> dict[str, Tensor]:
         if self.law_at != self.fed_at:
             self._renew()
-        t = self.step_count + 1
-        decay = (self.BEGIN / (self.age + 1)) ** self.POWER
-        nets.set_lr(self.optimiser, self.lr * min(t / self.WARM, decay, 1))
+        nets.set_lr(self.optimiser, self.number("rate"))
         data = self.pool.batch(self.batch, self.rng)
         noise = self.law.sample(self.ratio * self.batch, self.rng)
         h = self.net(self.standardise(torch.cat([data, noise])))
@@ -191,7 +201,7 @@ class NCE(Engine):
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.average.update(self.net, self.age + 1)
+        self.average.lean(self.net, self.number("fade"))
         return {"contrast": loss.detach()}
 
     # ------------------------------------------------------------ the model

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Engine
+from engines.capture import Capture
 from engines.fields import Field, FieldModel
 from engines.knobs import knob
 from engines.marks import Metric, Panel
@@ -130,6 +131,7 @@ class ScoreMatching(FieldModel):
         help="Chains in the pictures, at most; fewer where each makes many moves.",
     )  # fmt: skip
 
+    capture = Capture(dials=("lr", "sigma_min", "sigma_max", "moves", "eta", "noise"))
     UNIT = 0.1  # stands for σ where nothing was learnt in noise
     ROWS = 20_000  # chains × moves of the pictures, at most
 
@@ -150,6 +152,11 @@ class ScoreMatching(FieldModel):
         # what the network is asked for has then the same size at every σ
         return ((1 + sigma[:, 0].square()) * each).mean() / d
 
+    def live_numbers(self) -> dict[str, float]:
+        low, high = self.sigma_min, self.sigma_max
+        more = {"lowest": math.log(low), "range": math.log(high / low)}
+        return {**super().live_numbers(), **more}
+
     def noise_levels(self, n: int) -> Tensor:
         """σ of n rows, (n, 1), evenly spread in log σ over their range."""
         if self.method == ONE:
@@ -159,8 +166,7 @@ class ScoreMatching(FieldModel):
         u = (u + torch.rand(n, generator=self.rng, device=self.device)) / n
         if self.noises == "ladder":
             u = (u * self.levels).floor().clamp_max(self.levels - 1) / (self.levels - 1)
-        low, high = self.sigma_min, self.sigma_max
-        return (math.log(low) + u * math.log(high / low)).exp()[:, None]
+        return (self.number("lowest") + u * self.number("range")).exp()[:, None]
 
     # ------------------------------------------------------------ the model
 
@@ -168,7 +174,8 @@ class ScoreMatching(FieldModel):
         """The score of a network at noise σ, (N, 1) or one for all; of sliced score matching at
         no noise, whatever σ. (N, d) → (N, d), in standardised units."""
         sliced = self.method == SLICED
-        sigma = torch.as_tensor(self.UNIT if sliced else sigma, device=z.device, dtype=z.dtype)
+        like = {"device": z.device, "dtype": z.dtype}
+        sigma = torch.full((), self.UNIT, **like) if sliced else torch.as_tensor(sigma, **like)
         small = (1 + sigma.square()).rsqrt()
         blur = None if sliced else (sigma * small).reshape(-1)
         told = net(z * small, (sigma.log() / 4).reshape(-1), blur)

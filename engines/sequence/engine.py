@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
@@ -124,6 +125,7 @@ class Sequence(Engine):
     )  # fmt: skip
 
     WAYS: ClassVar[tuple[str, ...]] = WAYS
+    capture: ClassVar[Capture] = Capture(dials=("lr", "pace", "least"))
     AVERAGE, CLIP, WALL = 0.98, 1.0, 4.0
 
     @classmethod
@@ -197,13 +199,13 @@ class Sequence(Engine):
         past = self.pasts(x).flatten(0, 1).expand(len(WAYS), -1, -1, -1)
         return self.next_mean(net, past).view(len(WAYS), len(x), -1, 2)
 
-    def roll(self, x: Tensor, share: float) -> Tensor:
+    def roll(self, x: Tensor, share: float | Tensor) -> Tensor:
         """Means (3, B, T − 1, 2) along walks (B, T, 2), each on the past that its way gives."""
         like = {"generator": self.rng, "device": self.device}
         b, t = x.shape[:2]
         true = torch.ones(len(WAYS), b, t, 1, dtype=torch.bool, device=self.device)
         true[1] = (torch.rand(b, t, **like) < share)[..., None]
-        true[2] = False
+        true[2].zero_()
         noise = torch.randn(t, b, 2, **like)
         sigma = self._std[0] * self.variance.sqrt()[:, None, None]
         past = x[:, :1].repeat(1, self.memory, 1).expand(len(WAYS), -1, -1, -1)
@@ -217,17 +219,24 @@ class Sequence(Engine):
             past = torch.cat([past[:, :, 1:], point[:, :, None]], 2)
         return torch.stack(means, 2)
 
+    def live_numbers(self) -> dict[str, float]:
+        more = {
+            "rate": self.lr / math.sqrt(1 + self.age / 100), "share": self.truth_share(),
+            "fade": self.average.weight(self.age), "renewed": max(0.05, 1 / (1 + self.age)),
+        }  # fmt: skip
+        return {**super().live_numbers(), **more}
+
     def step(self) -> dict[str, Tensor]:
         index = torch.randint(self.walks, (self.batch,), generator=self.rng, device=self.device)
         x = self.pool.train[index].view(self.batch, -1, 2)
-        means = self.roll(x, self.truth_share())
+        means = self.roll(x, self.number("share"))
         loss = ((x[:, 1:] - means) / self._std[0]).square().sum(3).mean((1, 2))
         self.optimiser.zero_grad()
         loss.sum().backward()
         self.net.clip(self.CLIP)
-        nets.set_lr(self.optimiser, self.lr / math.sqrt(1 + self.age / 100))
+        nets.set_lr(self.optimiser, self.number("rate"))
         self.optimiser.step()
-        self.average.update(self.net, self.age)
+        self.average.lean(self.net, self.number("fade"))
         self._fit_noise(x)
         return dict(zip(WAYS, loss.detach(), strict=True))
 
@@ -235,9 +244,8 @@ class Sequence(Engine):
     def _fit_noise(self, x: Tensor) -> None:
         """σ² ← mean square of what the averaged model misses by on true pasts."""
         gap = (x[:, 1:] - self.told(self.average.module, x)) / self._std[0]
-        self.variance.lerp_(
-            gap.square().mean((1, 2, 3)).clamp_min(1e-8), max(0.05, 1 / (1 + self.age))
-        )
+        newest = gap.square().mean((1, 2, 3)).clamp_min(1e-8)
+        self.variance.lerp_(newest, self.number("renewed"))
 
     # ------------------------------------------------------------ the model
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from engines.capture import Capture
 from engines.knobs import knob
 from engines.players import Game, Perceptron
 from engines.style import pictures
@@ -65,6 +66,7 @@ class StyleGAN(Game):
                           help="In the pictures of mixing, so many of the four layers get the "
                           "style of one source, and the rest that of the other.")  # fmt: skip
 
+    capture = Capture(dials=(*Game.capture.dials, "mixing"))
     LAYERS = 4  # styles: three hidden layers and the last
 
     # ------------------------------------------------------------ training
@@ -85,7 +87,7 @@ class StyleGAN(Game):
             fake = self.train_samples()
         discriminator = self.duel(real, fake)
         loss = self.fool(self.train_samples())
-        self._descend(self.g_adam, self.generator, loss, self.g_lr)
+        self._descend(self.g_adam, self.generator, loss, self.number("g_lr"))
         self._average()
         return {"discriminator": discriminator, "generator": loss.detach()}
 
@@ -98,7 +100,7 @@ class StyleGAN(Game):
         layer = torch.randint(1, self.LAYERS, (n,), generator=self.rng, device=self.device)
         if self.mixing > 0:
             early, late = (net.broadcast(w) for w in net.mapping(noise).split(n))
-            w = mixed(early, late, layer.masked_fill(chance >= self.mixing, self.LAYERS))
+            w = mixed(early, late, layer.masked_fill(chance >= self.number("mixing"), self.LAYERS))
         else:
             w = net.broadcast(net.mapping(noise[:n]))
         return self.noisy(net.synthesis(w), self.rng)

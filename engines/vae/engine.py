@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engines import nets
 from engines.base import Engine
+from engines.capture import Capture
 from engines.data.base import Dataset, Pool, dequantised
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
@@ -116,6 +117,7 @@ class VAE(Engine):
              "validation rows, before the digits are learnt by heart.",
     )  # fmt: skip
 
+    capture = Capture(dials=("lr", "beta", "free_bits", "sigma"))
     K = 1000  # draws of z for log_prob
     probe_rows = 1000  # held-out rows of the live numbers
     PICTURE = 8  # draws of z for a picture's field
@@ -202,17 +204,27 @@ class VAE(Engine):
         # pixels are integers, whose cells have volume 1
         return 0.0 if self._integers else -self.log_std
 
-    def step(self) -> dict[str, Tensor]:
+    def live_numbers(self) -> dict[str, float]:
         t = self.age + 1
-        rate = self.lr * min(t / self.WARM, (self.SETTLED / t) ** 0.5, 1)
+        more = {
+            "rate": self.lr * min(t / self.WARM, (self.SETTLED / t) ** 0.5, 1),
+            "fade": self.average.weight(t), "beta_now": self.beta_now, "next": self.step_count + 1,
+        }  # fmt: skip
+        return {**super().live_numbers(), **more}
+
+    def occasion(self, step: int) -> bool:
+        return self._integers and (step - self.fed_at) % nets.Best.EVERY == 0
+
+    def step(self) -> dict[str, Tensor]:
+        rate = self.number("rate")
         nets.set_lr(self.optimiser, rate)
-        self.optimiser.param_groups[1]["lr"] *= self.PACE
+        self.optimiser.param_groups[1]["lr"] = rate * self.PACE
         seen, asked = self.prepare(self.pool.batch(self.batch, self.rng))
         self.optimiser.zero_grad()
         loss, told = self.loss(seen, asked)
         loss.backward()
         self.optimiser.step()
-        self.average.update(self.net, t)
+        self.average.lean(self.net, self.number("fade"))
         if not self._integers:
             return told
         if self.age % nets.Best.EVERY == 0:
@@ -225,7 +237,7 @@ class VAE(Engine):
         if self.kind == "autoencoder":
             error = self.squared_error(self.net, r.mean, asked).mean()
             return error, {"squared error": error.detach()}
-        beta = self.beta_now
+        beta = self.number("beta_now")
         k = self.k if self.kind == "importance-weighted" else 1
         n, latents = r.mean.shape
         noise = torch.randn(n, k, latents, generator=self.rng, device=self.device)
@@ -237,7 +249,7 @@ class VAE(Engine):
             tempered = log_lik + beta * (log_w - log_lik)
             loss, bound = -importance_bound(tempered).mean(), importance_bound(log_w).mean()
         else:
-            rate = freed(each, self.free_bits) + together.mean()
+            rate = freed(each, self.number("free_bits")) + together.mean()
             loss = beta * rate - log_lik.mean()
             bound = log_lik.mean() - (each.sum(1) + together).mean()
         with torch.no_grad():
@@ -281,7 +293,7 @@ class VAE(Engine):
             log_w = log_weights(self.log_lik(net, z, asked), z, self._held_noise, r)
             loss = -importance_bound(log_w).mean()
         self.validation.copy_(loss)
-        self.kept.offer(net, loss, self.step_count + 1)
+        self.kept.offer(net, loss, self.number("next"))
 
     # ------------------------------------------------------------ the model
 
