@@ -16,6 +16,7 @@ from app import api, box, home, own, thumbs
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
+from app.room import Room
 from app.session import Session, plain
 from app.share import read_hash
 from app.view import LiveView
@@ -55,9 +56,9 @@ DATA_JS = f"name => [name, window.location.hash, {COUNT}]"
 PAUSE_JS = f"() => [{COUNT}]"
 
 
-def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
-    """The whole page. Every open browser tab gets a Session of its own."""
-    visitors = Visitors(device, fps)
+def build(device: str | None = None, fps: float = FPS, room: Room | None = None) -> gr.Blocks:
+    """The whole page. Every open browser tab gets a Session of its own, and a run in the room."""
+    visitors = Visitors(device, fps, room)
     tabs_by_family = families()
     first = ENGINES[Session.START[1]].family
 

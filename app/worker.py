@@ -101,6 +101,7 @@ class Worker:
         self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
         self._watch: Watch | None = None  # of the promise that a preset makes
         self._branches: list[int] = []  # steps from which the run was begun anew
+        self._read = 0  # number of the last message, where they are numbered
 
     # ------------------------------------------------------------ in
 
@@ -144,6 +145,15 @@ class Worker:
     @property
     def streaming(self) -> bool:
         return self._driver.locked()
+
+    def park(self) -> bool:
+        """Let go of memory while nobody asks anything: a run in this process has nowhere to go."""
+        return False
+
+    def leave(self) -> None:
+        """The visitor is gone: stop, and let go of everything."""
+        self.stop()
+        self.saves.clear()
 
     # ------------------------------------------------------------ out
 
@@ -273,6 +283,7 @@ class Worker:
         try:
             self._stopping, self._message = False, ""
             end, done = time.monotonic() + seconds, 0
+            held = 0.0
             with self.crowd.member():
                 self._read_mail()
                 while not self._stopping and self.run is not None and done < steps:
@@ -291,6 +302,9 @@ class Worker:
                         break
                     if done < steps:
                         ready.put(numbers(self.run))
+                    if time.monotonic() - held > CHECKPOINT_EVERY:
+                        held = time.monotonic()
+                        self._hold()
                 self._stopping = True  # a change waits for the end, as in a stream
                 self._read_mail()
                 if self.run is not None and not left.is_set():
@@ -357,6 +371,9 @@ class Worker:
         saved = self.run.checkpoint()
         self.timeline.add(Moment(self.run.step, self._played, saved))
         return saved
+
+    def _hold(self) -> None:
+        """Called every two seconds of a training without pictures, which yields no checkpoints."""
 
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
@@ -435,9 +452,12 @@ class Worker:
         self._branches.clear()
         self.timeline.clear()
 
-    def _branch(self, step: int) -> None:
+    def _moment(self, step: Any) -> Moment | None:
+        return self.timeline.nearest(step)
+
+    def _branch(self, step: Any) -> None:
         """Go on from a kept moment, with the knobs and the data of now."""
-        moment = self.timeline.nearest(step)
+        moment = self._moment(step)
         if moment is None:
             raise BadInput("No moment of this run is kept yet: press Play first.")
         self.run.branch(moment.saved)
@@ -534,6 +554,7 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "branch": Worker._branch,
     "ask": Worker._ask,
     "save": Worker._save,
+    "number": lambda worker, value: setattr(worker, "_read", value),
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),
     "extra": lambda worker, value: setattr(worker, "extra", value),
