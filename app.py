@@ -11,9 +11,9 @@ if __name__ == "__main__":
     machine.calibrate()  # the page says what it found
 
 from app.page import build, launch_options
-from app.room import Room
+from app.room import by_environment
 
-demo = build(room=Room() if __name__ == "__main__" else None)
+demo = build(room=by_environment() if __name__ == "__main__" else None)
 
 if __name__ == "__main__":
     demo.launch(**launch_options())

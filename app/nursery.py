@@ -61,6 +61,11 @@ def shared() -> Nursery:
         return _shared
 
 
+def pids() -> list[int]:
+    """The process that forks hosts, where there is one."""
+    return [] if _shared is None else [_shared.pid]
+
+
 class Nursery:
     """Starts loading at once; `host` waits for that only if it is asked for one before."""
 

@@ -23,21 +23,19 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from app import nursery, zero
+import torch
+
+from app import nursery, rays, zero
 from app.line import Line, ProcessLine
 from app.nursery import cores
+from app.rays import A_CORE
 from app.remote import Remote
 from app.worker import Crowd, Worker
 from engines import BadInput
 
-if TYPE_CHECKING:
-    from app.nursery import Nursery
-
 log = logging.getLogger("playground")
 
-A_CORE = 8  # runs that may train on one core: each still gets a step and a frame in time
 A_RUN = 120 * 2**20  # bytes of memory that a run may want, its process included
 KEPT = 512 * 2**20  # bytes of the timelines of all visitors together
 TURN = 90.0  # seconds that a run trains while others wait
@@ -77,6 +75,14 @@ def default_places() -> int:
     return max(1, found if free is None else min(found, free // A_RUN))
 
 
+def by_environment() -> Room:
+    """The room that the environment asks for; where that cannot be, one sentence ends the program."""
+    try:
+        return Room()
+    except BadInput as error:
+        raise SystemExit(str(error)) from None
+
+
 class Room:
     """The visitors' runs, wherever they are. All methods may be called from any thread."""
 
@@ -86,24 +92,36 @@ class Room:
         processes: int | None = None,
         places: int | None = None,
         turn: float = TURN,
+        cluster: str | None = None,
     ) -> None:
         self.device, self.turn = device, turn
-        self.places = places or setting("PLAYGROUND_ROOM") or default_places()
+        address = os.environ.get("PLAYGROUND_RAY", "").strip() if cluster is None else cluster
+        self._cluster = rays.Cluster(address) if address else None
+        self.places = places or setting("PLAYGROUND_ROOM") or self._default_places()
         if processes is None:
             processes = setting("PLAYGROUND_PROCESSES")
-        self.processes = default_processes(self.places) if processes is None else processes
+        if processes is None or self._cluster is not None:
+            processes = self._default_processes()
+        self.processes = processes
         self.kept = min(40 * 2**20, KEPT // self.places)
         self._crowd = Crowd(cores())  # of workers that are in no room: ZeroGPU's
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._lines: list[Line] = []
-        self._nursery: Nursery | None = None
         self._playing: dict[Remote, float] = {}  # since when
         self._queue: list[Remote] = []
         self._yielding: set[Remote] = set()
         self._remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
-        if self.processes:
+        if self.processes and self._cluster is None:
             nursery.shared()  # it loads while the page does
+
+    def _default_places(self) -> int:
+        return default_places() if self._cluster is None else self._cluster.places
+
+    def _default_processes(self) -> int:
+        """One for each run that may train; none where a process cannot be forked, or has no core."""
+        away = self._cluster is not None or (nursery.CAN and cores() > 1)
+        return self.places if away else 0
 
     def worker(self, fps: float, pictures: bool) -> Worker | Remote:
         """What drives a new visitor's run."""
@@ -132,12 +150,11 @@ class Room:
     def _new(self) -> Line:
         if not self.processes:
             return Line(self.device, cores())
-        import torch
-
+        if self._cluster is not None:
+            return self._cluster.line(self.device)
+        precision = torch.get_float32_matmul_precision()
         try:
-            found = nursery.shared().host(
-                self.device, cores(), torch.get_float32_matmul_precision()
-            )
+            found = nursery.shared().host(self.device, cores(), precision)
         except OSError:
             log.exception("no process could be made; runs stay in the page's own")
             self.processes = 0
@@ -245,8 +262,3 @@ class Room:
 def _burden(line: Line) -> tuple[int, int]:
     seats = list(line.seats.values())
     return sum(remote.streaming for remote in seats), len(seats)
-
-
-def default_processes(places: int) -> int:
-    """One for each run that may train; none where a process cannot be forked, or has no core."""
-    return places if nursery.CAN and cores() > 1 else 0
