@@ -105,9 +105,8 @@ class Guest(Worker):
         self._haunted = haunted
         self._out("kept", saved, about, moment)
 
-    def _save(self, name: int) -> None:
-        if self.run is not None:
-            self._out("saved", name, self.run.checkpoint())
+    def _put_by(self, name: int, saved: bytes) -> None:
+        self._out("saved", name, saved)
 
     def _moment(self, given: Any) -> Moment | None:
         if given is None or given[0] != self._tape:

@@ -7,6 +7,7 @@ process, or parked because nobody asked for it, goes on from there in another on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -158,11 +159,16 @@ class Remote:
 
     def redraw(self, measure: bool = True) -> str | None:
         if self.room.waits(self):  # else the page would take it for one that rests
-            return self._call("tell")
-        return self._call("redraw", measure=measure)
+            return self._try("tell")
+        return self._try("redraw", measure=measure)
 
     def checkpoint(self) -> bytes | None:
-        return self._call("checkpoint")
+        return self._try("checkpoint")
+
+    def _try(self, name: str, **given: Any) -> Any:
+        """What the host answers; None where it cannot, or where the visitor has left."""
+        with contextlib.suppress(BadInput):
+            return self._call(name, **given)
 
     def ask(self, what: str, **arguments: Any) -> Any:
         return self._call("ask", what=what, **arguments)
@@ -175,27 +181,36 @@ class Remote:
         """
         first: int | None = None
 
-        def rest() -> tuple[int | None]:
+        def rest() -> tuple[int | None] | None:
             if steps is None or first is None:
                 return (steps,)
-            return (max(1, min(steps, first + steps - self._about["step"])),)
+            left = min(steps, first + steps - self._about["step"])
+            return (left,) if left > 0 else None
 
-        for kind, content in self._driven("stream", rest, steps):
-            if kind == "frame":
-                yield content, None
-            elif kind == "kept":
-                saved, step = content
-                first = step if first is None else first
-                yield None, saved
+        try:
+            for kind, content in self._driven("stream", rest, steps):
+                if kind == "frame":
+                    yield content, None
+                elif kind == "kept":
+                    saved, step = content
+                    first = step if first is None else first
+                    yield None, saved
+        except BadInput as error:
+            if not self._gone:
+                log.warning("a stream ended: %s", error)
+                self.post(message=str(error))
+                if (frame := self._try("redraw")) is not None:
+                    yield frame, None
 
     def train(self, steps: int, seconds: float, every: float = 0.25) -> Iterator[dict[str, Any]]:
         """Train without pictures, as Worker.train does."""
         last: dict[str, Any] | None = None
         begin, first = time.monotonic(), None
 
-        def rest() -> tuple[int, float, float]:
-            done = 0 if first is None else max(0, self._about.get("step", first) - first)
-            return max(1, steps - done), max(0.0, begin + seconds - time.monotonic()), every
+        def rest() -> tuple[int, float, float] | None:
+            done = 0 if first is None else max(0, self._about["step"] - first)
+            left = max(0.0, begin + seconds - time.monotonic())
+            return (steps - done, left, every) if done < steps else None
 
         for kind, content in self._driven("train", rest, None):
             if kind == "value":
@@ -203,7 +218,7 @@ class Remote:
                 yield last
             elif kind == "kept":
                 first = content[1] if first is None else first
-        if last is None:  # it was stopped before its turn came
+        if last is None and not self._gone:  # it was stopped before its turn came
             yield self.ask("numbers")
 
     def _driven(self, what: str, how: Any, steps: int | None) -> Iterator[tuple[str, Any]]:
@@ -223,10 +238,11 @@ class Remote:
                 yield from self._wait(me)
                 if self._ended >= me:
                     return
-                with self._lock:
-                    self._sit()
-                    call, box = self._open_call(self._flows)
-                    self._say(what, call, *how())
+                if (task := how()) is None:  # all of it was done when it was interrupted
+                    if (frame := self._try("redraw")) is not None:
+                        yield "frame", frame
+                    return
+                call, box = self._ask_host(self._flows, what, *task)
                 again = False
                 while (item := box.get()) is not LOST:
                     kind, *content = item
@@ -252,8 +268,9 @@ class Remote:
                 elif not again:
                     return
                 else:
+                    self.hear(self._seq, missing=True)  # the browser lacks what was left out
                     self.room.give_way(self)
-                    if self._ended >= me and (frame := self._call("redraw")) is not None:
+                    if self._ended >= me and (frame := self._try("redraw")) is not None:
                         yield "frame", frame
         finally:
             with self._lock:
@@ -275,33 +292,39 @@ class Remote:
         while place and self._ended < me:
             if place != told:
                 told = place
-                self.post(message=self.room.sentence(place))
-                if (frame := self._call("tell")) is not None:
+                self.post(notice=self.room.sentence(place))
+                if (frame := self._try("tell")) is not None:
                     yield "frame", frame
             self.news.wait(TELL)
             self.news.clear()
             place = self.room.come(self)
         self.post(message="")
         if self._ended >= me:  # stopped while it waited: the page is told that it rests
-            self.room.forget(self)
-            if (frame := self._call("redraw")) is not None:
+            self.room.leave(self)
+            if (frame := self._try("redraw")) is not None:
                 yield "frame", frame
 
     # ------------------------------------------------------------ the line
 
-    def _open_call(self, among: dict[int, queue.SimpleQueue]) -> tuple[int, queue.SimpleQueue]:
-        call = next(self._numbers)
-        among[call] = box = queue.SimpleQueue()
+    def _ask_host(
+        self, among: dict[int, queue.SimpleQueue], what: str, *task: Any
+    ) -> tuple[int, queue.SimpleQueue]:
+        """Ask for something, and where its answers come to; LOST is one of them."""
+        with self._lock:
+            self._sit()
+            call = next(self._numbers)
+            among[call] = box = queue.SimpleQueue()
+            if self._line is None:
+                box.put(LOST)
+            else:
+                self._say(what, call, *task)
         return call, box
 
     def _call(self, name: str, /, **given: Any) -> Any:
         """Ask the host, a second time if it is lost. Raises BadInput where the run refuses."""
         self.seen = time.monotonic()
         for _ in range(TRIES):
-            with self._lock:
-                self._sit()
-                call, box = self._open_call(self._calls)
-                self._say("call", call, name, given)
+            call, box = self._ask_host(self._calls, "call", name, given)
             try:
                 answer = box.get(timeout=PATIENCE + 10.0)
             except queue.Empty:
@@ -322,8 +345,7 @@ class Remote:
             raise BadInput("This visitor has left.")
         if self._line is not None:
             return
-        line = self.room.line(self)
-        self._seat = self.room.number()
+        line, self._seat = self.room.line(), self.room.number()
         about = {
             "fps": self.fps, "pictures": self.pictures, "size": self.timeline.size,
             "visible": self._visible, "hidden": sorted(self._hidden),
@@ -340,10 +362,10 @@ class Remote:
         self._say("sit", about)
         for number, message in self._journal:
             self._say("post", number, message)
-        if line.lost:  # between being found and being sat at
+        if line.lost:  # between being found and being sat at; whoever waits is told of it
             self.lost(line)
-            raise BadInput("The process of this run was lost; try again.")
-        self._mourn()
+        else:
+            self._mourn()
 
     def _mourn(self) -> None:
         if self._mourning:
@@ -446,4 +468,4 @@ class Remote:
                 box.put(("end", None))
         self.saves.clear()
         self.timeline.clear()
-        self.room.forget(self)
+        self.room.leave(self)

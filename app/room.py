@@ -137,7 +137,7 @@ class Room:
 
     # ------------------------------------------------------------ processes
 
-    def line(self, remote: Remote) -> Line:
+    def line(self) -> Line:
         """A host for one more run: a new one while there may be more, else the emptiest."""
         with self._lock:
             self._lines = [line for line in self._lines if not line.lost]
@@ -221,10 +221,7 @@ class Room:
                 self._wake()
 
     def leave(self, remote: Remote) -> None:
-        """The run rests; its place is free."""
-        self.forget(remote)
-
-    def forget(self, remote: Remote) -> None:
+        """The run rests; its place is free, in the room or in the queue."""
         with self._lock:
             if remote in self._queue:
                 self._queue.remove(remote)
@@ -246,8 +243,8 @@ class Room:
     def sentence(self, place: int) -> str:
         """What a visitor who waits is told."""
         return (
-            f"{self.places} runs train on this machine now, which is all it can carry: you are "
-            f"number {place} in the queue, and your run begins by itself."
+            f"All places to train are taken, {self.places} of {self.places}: you are number "
+            f"{place} in the queue, and your run begins by itself."
         )
 
     @property

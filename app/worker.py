@@ -283,9 +283,10 @@ class Worker:
         try:
             self._stopping, self._message = False, ""
             end, done = time.monotonic() + seconds, 0
-            held = 0.0
             with self.crowd.member():
                 self._read_mail()
+                self._hold()
+                held = time.monotonic()
                 while not self._stopping and self.run is not None and done < steps:
                     until = time.perf_counter() + every
                     while done < steps and (rest := until - time.perf_counter()) > 0:
@@ -307,6 +308,7 @@ class Worker:
                         self._hold()
                 self._stopping = True  # a change waits for the end, as in a stream
                 self._read_mail()
+                self._hold()
                 if self.run is not None and not left.is_set():
                     ready.put(numbers(self.run, fresh=True))
         except Exception:
@@ -373,7 +375,8 @@ class Worker:
         return saved
 
     def _hold(self) -> None:
-        """Called every two seconds of a training without pictures, which yields no checkpoints."""
+        """Called every two seconds of a training without pictures, which yields no checkpoints, and
+        at both of its ends."""
 
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
@@ -472,9 +475,12 @@ class Worker:
 
     def _save(self, name: int) -> None:
         if self.run is not None:
-            self.saves[name] = self.run.checkpoint()
-            while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
-                self.saves.pop(min(self.saves))
+            self._put_by(name, self.run.checkpoint())
+
+    def _put_by(self, name: int, saved: bytes) -> None:
+        self.saves[name] = saved
+        while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
+            self.saves.pop(min(self.saves))
 
     def _set(self, change: tuple[str, Any]) -> None:
         if self.run.set(*change):
@@ -503,6 +509,9 @@ class Worker:
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
         self._begin_tape()
+
+    def _tell(self, sentence: str) -> None:
+        self._message = self._notice = sentence
 
     def _clock(self, step: int, playing: bool) -> tuple[float, float]:
         """Steps a second over the last second or so, and seconds played, by the wall clock."""
@@ -557,5 +566,6 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "number": lambda worker, value: setattr(worker, "_read", value),
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),
+    "notice": Worker._tell,
     "extra": lambda worker, value: setattr(worker, "extra", value),
 }
