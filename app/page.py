@@ -27,7 +27,7 @@ log = logging.getLogger("playground")
 
 ON_SPACES = "SPACE_ID" in os.environ
 FPS = 13.0 if ON_SPACES else 17.0  # a Space has many visitors on one line
-VISITORS = 64  # streams at once; each holds a thread
+VISITORS = 256  # streams at once; each holds a thread, also while it waits for its turn
 
 # nothing streams through an event that is not private: the API is a page of its own
 # "multiple": Gradio's default swallows an event while the one before is under way, be it a

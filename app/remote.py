@@ -216,6 +216,8 @@ class Remote:
             if kind == "value":
                 last = content
                 yield last
+            elif kind == "told":
+                yield {**self.ask("numbers"), "note": content}
             elif kind == "kept":
                 first = content[1] if first is None else first
         if last is None and not self._gone:  # it was stopped before its turn came
@@ -292,7 +294,9 @@ class Remote:
         while place and self._ended < me:
             if place != told:
                 told = place
-                self.post(notice=self.room.sentence(place))
+                sentence = self.room.sentence(place)
+                self.post(notice=sentence)
+                yield "told", sentence
                 if (frame := self._try("tell")) is not None:
                     yield "frame", frame
             self.news.wait(TELL)

@@ -233,6 +233,19 @@ def test_who_finds_the_room_full_waits_and_begins_by_themselves():
     assert room.playing == room.waiting == 0
 
 
+def test_a_program_is_told_its_place_too():
+    room = Room("cpu", processes=0, places=1, turn=60.0)
+    one, other = Visitor(room), Session(worker=room.worker(20.0, False))
+    first = one.session.play()
+    one.see(next(first))
+    found = other.train(5, 20.0)
+    told = next(found)
+    assert "number 1 in the queue" in told["note"] and told["step"] == 0
+    first.close()
+    *_, last = found
+    assert last["step"] == 5 and not last["note"]
+
+
 def test_nobody_trains_longer_than_a_turn_while_others_wait():
     room = Room("cpu", processes=0, places=1, turn=0.3)
     one, other = Visitor(room), Visitor(room)
@@ -388,6 +401,16 @@ def test_a_run_that_ends_every_process_is_given_up(processes, monkeypatch):
 def _doomed(line):
     os.kill(line.pid, signal.SIGKILL)
     return line
+
+
+@pytest.mark.slow
+def test_the_process_that_forks_others_is_started_again(processes):
+    before = nursery.pids()
+    os.kill(before[0], signal.SIGKILL)
+    visitor = Visitor(processes)
+    visitor.watch(visitor.session.step(3))
+    assert visitor.frames[-1]["step"] == 3 and nursery.pids() != before
+    visitor.session.close()
 
 
 @pytest.mark.slow
