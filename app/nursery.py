@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -131,12 +132,18 @@ def tend(control_fd: int) -> None:
     """Load everything, then fork a host for each request until the page's process ends."""
     import gc
 
+    import torch
+
     from app import host
     from app.presets import presets
     from engines import families
 
     presets()  # read from disk once, for all
     families()
+    # the first optimiser of a process loads half of torch, which takes it two seconds; a step back
+    # through a network is not taken here, for that starts threads where there is a GPU
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    importlib.import_module("torch.profiler")
     gc.collect()
     gc.freeze()  # what is collected now stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries them

@@ -101,6 +101,8 @@ class Remote:
         with self._lock:
             if "branch" in message:
                 moment = self.timeline.nearest(message["branch"])
+                if moment is not None:
+                    self.timeline.cut(moment.step)
                 message["branch"] = moment and (
                     self._tape, moment.step, moment.seconds, moment.saved
                 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import signal
 import threading
@@ -344,6 +345,8 @@ def test_a_killed_process_costs_what_is_newer_than_the_last_checkpoint(processes
     assert len(tapes) == 1, "which keeps its timeline"
     other.see(next(beside))
     assert not any(other.notes), "nobody else noticed"
+    saved = safetensors.torch.load(session.ask("checkpoint"))["meta"].numpy().tobytes()
+    assert json.loads(saved)["experiment"]["knobs"]["batch"] == 64, "nor a knob set just before"
     visitor.see(session.branch(session.worker.timeline.steps[0]))
     assert session.worker.timeline.steps == [0], "what was kept before is still there"
     other.session.pause()
@@ -389,18 +392,21 @@ def test_a_run_at_rest_that_loses_its_process_is_found_again(processes):
 
 def test_a_run_that_ends_every_process_is_given_up(processes, monkeypatch):
     visitor = Visitor(processes)
-    monkeypatch.setattr(
-        processes, "line", lambda remote, true=processes.line: _doomed(true(remote))
-    )
-    visitor.session.worker.park()
-    with pytest.raises(BadInput, match=r"lost again and again|busy|try again"):
-        list(visitor.session.play())
+    remote, line = visitor.session.worker, processes.line
+
+    def doomed():
+        found = line()
+        os.kill(found.pid, signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(processes, "line", doomed)
+    assert remote.park()
+    assert list(visitor.session.play()) == [] and processes.playing == 0
+    with pytest.raises(BadInput, match="busy"):
+        visitor.session.ask("numbers")
+    monkeypatch.setattr(processes, "line", line)
+    assert "lost again and again" in visitor.see(visitor.session.show())["note"]
     visitor.session.close()
-
-
-def _doomed(line):
-    os.kill(line.pid, signal.SIGKILL)
-    return line
 
 
 @pytest.mark.slow
