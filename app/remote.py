@@ -32,6 +32,7 @@ NOTED = 12.0  # seconds that a sentence about a lost process stays
 TRIES = 3  # processes that a run may lose in a row without coming one checkpoint further
 PARKED = 4 * 2**20  # bytes of the timeline of a run that is parked
 LOST = object()
+AGAIN = "The process of this run was lost again and again; try another setting."
 
 
 class Saves(dict[int, bytes]):
@@ -266,9 +267,7 @@ class Remote:
                 self._flows.pop(call, None)
                 if item is LOST:
                     if self._lost >= TRIES:
-                        raise BadInput(
-                            "The process of this run was lost again and again; try another setting."
-                        )
+                        raise BadInput(AGAIN)
                 elif not again:
                     return
                 else:
@@ -374,13 +373,14 @@ class Remote:
             self._mourn()
 
     def _mourn(self) -> None:
-        if self._mourning:
-            self._mourning, self._noted = False, time.monotonic()
-            step = f"step {self._about['step']:,}" if self._saved is not None else "its beginning"
-            self.post(
-                message="The process of this run was lost; the run goes on by itself from "
-                f"{step}, at most two seconds back."
-            )
+        """Tell the visitor of a process that was lost, once the run has another one."""
+        if not self._mourning:
+            return
+        self._mourning, self._noted = False, time.monotonic()
+        step = f"step {self._about['step']:,}" if self._saved is not None else "its beginning"
+        how = f"goes on by itself from {step}" if self._streams else f"is back at {step}"
+        sentence = f"The process of this run was lost; the run {how}, at most two seconds back."
+        self.post(message=sentence if self._lost < TRIES else AGAIN)
 
     def _unsit(self) -> None:
         line, self._line = self._line, None
