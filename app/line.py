@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from app.host import Host
 
 if TYPE_CHECKING:
-    from app.remote import Remote
+    from app.seat import Seat
 
 log = logging.getLogger("playground")
 
@@ -22,7 +22,7 @@ class Line:
     """A host with some visitors; this one is in the same process, and cannot be lost."""
 
     def __init__(self, device: str | None, cores: int) -> None:
-        self.seats: dict[int, Remote] = {}
+        self.seats: dict[int, Seat] = {}
         self.lost = False
         self._open(device, cores)
 
@@ -38,13 +38,13 @@ class Line:
 
     def _heard(self, message: tuple) -> None:
         kind, seat, *rest = message
-        if (remote := self.seats.get(seat)) is not None:
-            remote.heard(self, kind, *rest)
+        if (who := self.seats.get(seat)) is not None:
+            who.heard(self, kind, *rest)
 
     def _lose(self) -> None:
         self.lost = True
-        for remote in list(self.seats.values()):
-            remote.lost(self)
+        for who in list(self.seats.values()):
+            who.lost(self)
 
 
 class ProcessLine(Line):

@@ -23,8 +23,8 @@ from app import nursery, rays
 from app import room as rooms
 from app.luggage import Weight
 from app.pack import unpack
-from app.remote import Saves
 from app.room import Room
+from app.seat import Saves
 from app.session import Session
 from app.timeline import Moment, Timeline
 from app.visitors import Visitors
