@@ -102,7 +102,8 @@ class Room:
             processes = setting("PLAYGROUND_PROCESSES")
         if processes is None or self._cluster is not None:
             processes = self._default_processes()
-        self.processes = processes
+        # a Space that lends GPUs forks its own processes (app/box.py)
+        self.processes = 0 if zero.lends(device) else processes
         self.kept = min(40 * 2**20, KEPT // self.places)
         self._crowd = Crowd(cores())  # of workers that are in no room: ZeroGPU's
         self._numbers = itertools.count(1)
@@ -130,6 +131,14 @@ class Room:
         remote = Remote(self, fps, pictures)
         self._remotes.add(remote)
         return remote
+
+    @property
+    def described(self) -> str:
+        """A few words for the page."""
+        where = "" if not self.processes else ", each in a process of its own"
+        if self._cluster is not None:
+            where = " on a cluster"
+        return f"{self.places} run{'s' * (self.places != 1)} at once{where}"
 
     def number(self) -> int:
         """The number of a new seat."""

@@ -72,19 +72,36 @@ class Visitor:
         self.session.close()
 
 
-def together(make: Callable[[], Session], experiment: Experiment, n: int) -> list[tuple]:
-    """Steps/s and frames/s of each of n visitors who play at once."""
+def busy(pids: list[int]) -> float:
+    """CPU seconds of this process and of others so far."""
+    total = time.process_time()
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def together(
+    make: Callable[[], Session], experiment: Experiment, n: int
+) -> tuple[list[tuple[float, float]], float]:
+    """Steps/s and frames/s of each of n visitors who play at once; and CPU seconds a second."""
     visitors = [Visitor(make(), experiment) for _ in range(n)]
     for visitor in visitors:
         visitor.thread.start()
     time.sleep(WARM)
-    begin = time.perf_counter()
+    room = getattr(visitors[0].session.worker, "room", None)
+    pids = room.pids if room is not None else []
+    begin, used = time.perf_counter(), busy(pids)
     time.sleep(WINDOW)
     end = time.perf_counter()
+    cores = (busy(pids) - used) / (end - begin)
     rates = [visitor.rate(begin, end) for visitor in visitors]
     for visitor in visitors:
         visitor.leave()
-    return rates
+    return rates, cores
 
 
 def sides(processes: dict[str, int]) -> dict[str, Callable[[], Callable[[], Session]]]:
@@ -107,18 +124,23 @@ def throughput(
     rounds: int = 1,
     processes: dict[str, int] | None = None,
 ) -> None:
-    """A table: for each number of visitors, the two ways in turns."""
+    """A table: for each number of visitors, the two ways in turns.
+
+    Steps a CPU second tell on a busy machine, too, where both ways get less than there is.
+    """
     experiment = Experiment(ENGINES[engine].opens_on, engine)
     ways = sides(processes or {"a process each": max(counts)})
     one: dict[str, list[float]] = {name: [] for name in ways}
     print(
-        f"{engine}; visitors   runs in          steps/s together  ÷ one's  slowest ÷ mean  frames/s"
+        f"{engine}; visitors   runs in          steps/s together  ÷ one's  slowest ÷ mean  "
+        "frames/s  cores busy  steps a CPU second"
     )
     for n in counts:
         for name, way in ways.items():
-            sums, evens, frames = [], [], []
+            sums, evens, frames, used = [], [], [], []
             for _ in range(rounds):
-                rates = together(way(), experiment, n)
+                rates, cores = together(way(), experiment, n)
+                used.append(cores)
                 steps = [rate for rate, _ in rates]
                 sums.append(sum(steps))
                 evens.append(min(steps) / max(statistics.mean(steps), 1e-9))
@@ -129,7 +151,9 @@ def throughput(
             print(
                 f"{n:14d}   {name:16s} {statistics.median(sums):14.0f}"
                 f"  {statistics.median(sums) / max(alone, 1e-9):8.2f}"
-                f"  {statistics.median(evens):13.2f}  {statistics.median(frames):8.1f}",
+                f"  {statistics.median(evens):13.2f}  {statistics.median(frames):8.1f}"
+                f"  {statistics.median(used):10.2f}"
+                f"  {statistics.median(s / u for s, u in zip(sums, used, strict=True)):18.0f}",
                 flush=True,
             )
 
