@@ -29,7 +29,7 @@ import torch
 from app import nursery, rays, zero
 from app.line import Line, ProcessLine
 from app.nursery import cores
-from app.rays import A_CORE
+from app.rays import A_CORE, A_GPU
 from app.remote import Remote
 from app.worker import Crowd, Worker
 from engines import BadInput
@@ -69,10 +69,14 @@ def setting(name: str) -> int | None:
     return int(text)
 
 
-def default_places() -> int:
-    """As many runs at once as cores and memory carry."""
-    found, free = A_CORE * cores(), memory()
-    return max(1, found if free is None else min(found, free // A_RUN))
+def default_places(device: str | None) -> int:
+    """As many runs at once as cores, memory and GPUs carry."""
+    limits = [A_CORE * cores()]
+    if (free := memory()) is not None:
+        limits.append(free // A_RUN)
+    if device != "cpu" and torch.cuda.is_available():
+        limits.append(A_GPU * torch.cuda.device_count())
+    return max(1, min(limits))
 
 
 def by_environment() -> Room:
@@ -117,7 +121,9 @@ class Room:
             nursery.shared()  # it loads while the page does
 
     def _default_places(self) -> int:
-        return default_places() if self._cluster is None else self._cluster.places
+        if self._cluster is not None:
+            return self._cluster.places
+        return default_places(self.device)
 
     def _default_processes(self) -> int:
         """One for each run that may train; none where a process cannot be forked, or has no core."""

@@ -304,6 +304,11 @@ def test_the_environment_says_how_large_the_room_is(monkeypatch):
     assert Room("cpu").places == 4
     monkeypatch.setattr(rooms, "memory", lambda: 0)
     assert Room("cpu").places == 1, "there is always one"
+    monkeypatch.setattr(rooms, "memory", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Room().places == rays.A_GPU and Room("cpu").places == 16
+    assert Room("cpu").described == "16 runs at once"
 
 
 # ---------------------------------------------------------------- processes
