@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from app import luggage
 from app.mailbox import Mailbox
 from app.timeline import Moment
-from app.worker import _READERS, Worker
+from app.worker import Worker
 from engines import machine
-from engines.lanes import Track
 
 ON = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 spaces = importlib.import_module("spaces") if ON else None  # before anything asks for CUDA
@@ -65,22 +65,12 @@ class _Inside(Worker):
 
     def __init__(self, mailbox: Mailbox, saved: bytes, about: dict[str, Any]) -> None:
         super().__init__(None, about["fps"])
-        self.mailbox, self._read, self._over = mailbox, 0, threading.Event()
-        self._open(about["experiment"])
-        self.run.restore(saved)
+        self.mailbox, self._over = mailbox, threading.Event()
+        luggage.unpack(self, saved, about)
         self._newest = _Saved(b"")
         self._newest.read = 0
-        for lane, ghosts in zip(self.run.lanes, about["ghosts"], strict=True):
-            lane.ghosts = {name: Track.load(track) for name, track in ghosts.items()}
-        self._tape, self._branches = about["tape"], about["branches"]
-        self.timeline.moments = [Moment(step, at, b"") for step, at in about["kept"]]
-        self._seq, self._steps_seen, self._played = about["seq"], self.run.step, about["played"]
-        self._speed, self._visible = about["speed"], about["visible"]
-        self._hidden, self._began = frozenset(about["hidden"]), about["since"]
-        self.extra, self._notice = about["extra"], about["notice"]
-        self.post(message=about["message"])
-        if self._watch is not None:
-            self._watch.kept = about["promise"]
+        self._began = about["since"]
+        self.post(message=about["message"])  # a stream that begins clears it
 
     def packets(self, seconds: float) -> Iterator[Packet]:
         """Train for so many seconds, or until stopped."""
@@ -120,7 +110,7 @@ class _Inside(Worker):
         if (saved := super()._keep()) is None:
             return None
         # the branches begin in the other process: here the moment alone is kept
-        self.timeline.moments[-1] = Moment(self.run.step, self._played, b"")
+        self.timeline.moments[-1] = Moment(self.run.step, self._played, luggage.Weight(len(saved)))
         kept = self._newest = _Saved(saved)
         kept.step, kept.played, kept.read = self.run.step, self._played, self._read
         return kept
@@ -131,9 +121,6 @@ class _Inside(Worker):
             # it goes on elsewhere: no last numbers
             fresh, how = False, {"playing": True, "measure": False}
         return super()._frame(fresh, **how)
-
-
-_READERS["number"] = lambda worker, value: setattr(worker, "_read", value)
 
 
 def _train(slot: int, saved: bytes, about: str, seconds: float) -> Iterator[Packet]:

@@ -16,6 +16,7 @@ from app import api, box, home, own, thumbs
 from app.controls import ASSETS, Controls, DataEditor, PresetList, ShareMenu
 from app.menu import answer
 from app.presets import for_family, named
+from app.room import Room
 from app.session import Session, plain
 from app.share import read_hash
 from app.view import LiveView
@@ -26,7 +27,7 @@ log = logging.getLogger("playground")
 
 ON_SPACES = "SPACE_ID" in os.environ
 FPS = 13.0 if ON_SPACES else 17.0  # a Space has many visitors on one line
-VISITORS = 64  # streams at once; each holds a thread
+VISITORS = 256  # streams at once; each holds a thread, also while it waits for its turn
 
 # nothing streams through an event that is not private: the API is a page of its own
 # "multiple": Gradio's default swallows an event while the one before is under way, be it a
@@ -55,9 +56,9 @@ DATA_JS = f"name => [name, window.location.hash, {COUNT}]"
 PAUSE_JS = f"() => [{COUNT}]"
 
 
-def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
-    """The whole page. Every open browser tab gets a Session of its own."""
-    visitors = Visitors(device, fps)
+def build(device: str | None = None, fps: float = FPS, room: Room | None = None) -> gr.Blocks:
+    """The whole page. Every open browser tab gets a Session of its own, and a run in the room."""
+    visitors = Visitors(device, fps, room)
     tabs_by_family = families()
     first = ENGINES[Session.START[1]].family
 
@@ -134,8 +135,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
-                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(box.ON))}</p>',
-                        js_on_load=None)  # fmt: skip
+                found = machine.described(box.ON) + (f"; {room.described}" if room else "")
+                gr.HTML(f'<p class="gp-machine">{html.escape(found)}</p>', js_on_load=None)
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 

@@ -40,8 +40,9 @@ class Session:
         fps: float = 20.0,
         crowd: Crowd | None = None,
         pictures: bool = True,
+        worker: Any = None,  # one of a room (app/room.py); else the run lives in this process
     ) -> None:
-        self.worker = zero.worker(device, fps, crowd, pictures)
+        self.worker = worker or zero.worker(device, fps, crowd, pictures)
         self.used = time.monotonic()  # the last request
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()
@@ -414,10 +415,9 @@ class Session:
 
     def close(self) -> None:
         """The visitor left: stop, and let go of everything."""
-        self.worker.stop()
         self._parked.clear()
         self._undo.clear()
-        self.worker.saves.clear()
+        self.worker.leave()
 
     # ------------------------------------------------------------ what the page shows
 

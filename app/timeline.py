@@ -37,7 +37,11 @@ class Timeline:
         """Keep a moment that is later than all others; one of the same step replaces it."""
         self.cut(moment.step - 1)
         self.moments.append(moment)
-        while len(self.moments) > 2 and (len(self.moments) > self.count or self.bytes > self.size):
+        self.shrink(self.size)
+
+    def shrink(self, size: int) -> None:
+        """Thin out down to so many bytes."""
+        while len(self.moments) > 2 and (len(self.moments) > self.count or self.bytes > size):
             self.moments.pop(self._dullest())
 
     @property

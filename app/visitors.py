@@ -6,12 +6,14 @@ import threading
 import time
 import weakref
 
+from app.room import Room
 from app.session import Session
 from app.worker import Crowd
 from engines import machine
 
 MAX_SESSIONS = 256
 IDLE = 1800.0  # seconds that a session without a page is kept for its next request
+FORGOTTEN = 6 * 3600.0  # and one with a page; the page's address then opens its experiment anew
 SWEEP = 60.0  # seconds between two looks for such sessions
 
 
@@ -22,7 +24,10 @@ class Visitors:
     by a thread, once nobody has asked anything of them for long; it lives while they do.
     """
 
-    def __init__(self, device: str | None = None, fps: float = 20.0) -> None:
+    def __init__(
+        self, device: str | None = None, fps: float = 20.0, room: Room | None = None
+    ) -> None:
+        self.room = room  # without one, all runs live in this process
         self._device, self._fps, self._crowd = device, fps, Crowd()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -33,7 +38,10 @@ class Visitors:
         with self._lock:
             if key not in self._sessions:
                 self._make_room()
-                self._sessions[key] = Session(self._device, self._fps, self._crowd, pictures)
+                worker = self.room and self.room.worker(self._fps, pictures)
+                self._sessions[key] = Session(
+                    self._device, self._fps, self._crowd, pictures, worker
+                )
             session = self._sessions[key]
             session.used = time.monotonic()
             if not self._swept:
@@ -44,7 +52,7 @@ class Visitors:
             return session
 
     def sweep(self) -> None:
-        """Let go of sessions without a page that have rested for long."""
+        """Let go of sessions that have rested for long; those without a page need not so long."""
         with self._lock:
             self._sweep()
 
@@ -52,7 +60,8 @@ class Visitors:
         now = time.monotonic()
         for key, session in list(self._sessions.items()):
             worker = session.worker
-            if not worker.pictures and not worker.streaming and now - session.used > IDLE:
+            most = FORGOTTEN if worker.pictures else IDLE
+            if not worker.streaming and now - session.used > most:
                 self._sessions.pop(key).close()
 
     def _make_room(self) -> None:
@@ -66,7 +75,9 @@ class Visitors:
 
     def get(self, key: str) -> Session | None:
         """The visitor's session if there is one."""
-        return self._sessions.get(key)
+        if (session := self._sessions.get(key)) is not None:
+            session.used = time.monotonic()
+        return session
 
     def leave(self, key: str) -> None:
         with self._lock:
@@ -84,6 +95,8 @@ def _sweep_often(found: weakref.ref[Visitors]) -> None:
         time.sleep(SWEEP)
         if (visitors := found()) is None:
             return
+        if visitors.room is not None:
+            visitors.room.sweep()
         with visitors._lock:
             visitors._sweep()
             if not visitors._sessions:

@@ -101,6 +101,7 @@ class Worker:
         self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
         self._watch: Watch | None = None  # of the promise that a preset makes
         self._branches: list[int] = []  # steps from which the run was begun anew
+        self._read = 0  # number of the last message, where they are numbered
 
     # ------------------------------------------------------------ in
 
@@ -144,6 +145,15 @@ class Worker:
     @property
     def streaming(self) -> bool:
         return self._driver.locked()
+
+    def park(self) -> bool:
+        """Let go of memory while nobody asks anything: a run in this process has nowhere to go."""
+        return False
+
+    def leave(self) -> None:
+        """The visitor is gone: stop, and let go of everything."""
+        self.stop()
+        self.saves.clear()
 
     # ------------------------------------------------------------ out
 
@@ -275,6 +285,8 @@ class Worker:
             end, done = time.monotonic() + seconds, 0
             with self.crowd.member():
                 self._read_mail()
+                self._hold()
+                held = time.monotonic()
                 while not self._stopping and self.run is not None and done < steps:
                     until = time.perf_counter() + every
                     while done < steps and (rest := until - time.perf_counter()) > 0:
@@ -291,8 +303,12 @@ class Worker:
                         break
                     if done < steps:
                         ready.put(numbers(self.run))
+                    if time.monotonic() - held > CHECKPOINT_EVERY:
+                        held = time.monotonic()
+                        self._hold()
                 self._stopping = True  # a change waits for the end, as in a stream
                 self._read_mail()
+                self._hold()
                 if self.run is not None and not left.is_set():
                     ready.put(numbers(self.run, fresh=True))
         except Exception:
@@ -360,6 +376,10 @@ class Worker:
         saved = self.run.checkpoint()
         self.timeline.add(Moment(self.run.step, self._played, saved))
         return saved
+
+    def _hold(self) -> None:
+        """Called every two seconds of a training without pictures, which yields no checkpoints, and
+        at both of its ends."""
 
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
@@ -439,9 +459,12 @@ class Worker:
         self._branches.clear()
         self.timeline.clear()
 
-    def _branch(self, step: int) -> None:
+    def _moment(self, step: Any) -> Moment | None:
+        return self.timeline.nearest(step)
+
+    def _branch(self, step: Any) -> None:
         """Go on from a kept moment, with the knobs and the data of now."""
-        moment = self.timeline.nearest(step)
+        moment = self._moment(step)
         if moment is None:
             raise BadInput("No moment of this run is kept yet: press Play first.")
         self.run.branch(moment.saved)
@@ -456,9 +479,12 @@ class Worker:
 
     def _save(self, name: int) -> None:
         if self.run is not None:
-            self.saves[name] = self.run.checkpoint()
-            while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
-                self.saves.pop(min(self.saves))
+            self._put_by(name, self.run.checkpoint())
+
+    def _put_by(self, name: int, saved: bytes) -> None:
+        self.saves[name] = saved
+        while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
+            self.saves.pop(min(self.saves))
 
     def _set(self, change: tuple[str, Any]) -> None:
         if self.run.set(*change):
@@ -487,6 +513,9 @@ class Worker:
     def _restart(self, seed: int | None) -> None:
         self.run.restart(seed)
         self._begin_tape()
+
+    def _tell(self, sentence: str) -> None:
+        self._message = self._notice = sentence
 
     def _clock(self, step: int, playing: bool) -> tuple[float, float]:
         """Steps a second over the last second or so, and seconds played, by the wall clock."""
@@ -543,7 +572,9 @@ _READERS: dict[str, Callable[[Worker, Any], None]] = {
     "branch": Worker._branch,
     "ask": Worker._ask,
     "save": Worker._save,
+    "number": lambda worker, value: setattr(worker, "_read", value),
     "speed": lambda worker, value: setattr(worker, "_speed", value),
     "message": lambda worker, value: setattr(worker, "_message", value),
+    "notice": Worker._tell,
     "extra": lambda worker, value: setattr(worker, "extra", value),
 }

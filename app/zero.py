@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app import box as boxes
+from app import luggage
 from app.box import BOX, HOME, PAUSE, SPARE, Box, End
 from app.timeline import Moment
 from app.worker import _READERS, Crowd, Item, Worker
@@ -183,19 +184,10 @@ class ZeroWorker(Worker):
     def _about(self) -> dict[str, Any]:
         """What goes to the forked process beside the checkpoint, as JSON."""
         return {
-            "experiment": self.run.experiment.to_json(),
-            "ghosts": [
-                {name: track.dump() for name, track in lane.ghosts.items()}
-                for lane in self.run.lanes
-            ],
-            "kept": [[moment.step, moment.seconds] for moment in self.timeline.moments],
-            "tape": self._tape, "branches": self._branches, "seq": self._seq,
-            "played": self._played, "speed": self._speed, "visible": self._visible,
-            "hidden": sorted(self._hidden), "extra": self.extra, "fps": self.fps,
-            "message": self._message, "notice": self._notice,
+            **luggage.packed(self),
+            "fps": self.fps,
             "since": time.monotonic() - self._began,
-            "promise": self._watch.kept if self._watch is not None else None,
-        }  # fmt: skip
+        }
 
     def _home(self, box: Box, saved: bytes | None, read: int, diverged: str | None) -> None:
         """Take over where the box ended, and the messages that its last checkpoint missed."""
@@ -242,8 +234,13 @@ class ZeroWorker(Worker):
         self.post(message=f"{sentence}, from step {self.run.step:,}.{more}")
 
 
+def lends(device: str | None) -> bool:
+    """Whether GPUs are lent here, to those who leave the choice of a device to us."""
+    return boxes.lend is not None and device is None
+
+
 def worker(device: str | None, fps: float, crowd: Crowd | None, pictures: bool) -> Worker:
     """What drives a visitor's run here."""
-    if boxes.lend is not None and device is None:
+    if lends(device):
         return ZeroWorker(fps, crowd, pictures)
     return Worker(device, fps, crowd, pictures)

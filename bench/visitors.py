@@ -1,4 +1,5 @@
-"""Four visitors at once for two minutes: each gets frames all the time, no error in any log."""
+"""Many visitors at once: what they train together; and four browsers for two minutes, which get
+frames all the time, with no error in any log."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from bench import room
 from engines import families
 from tests.browser.conftest import FLAGS, Server, open_page
 from tests.browser.find import find
@@ -16,6 +18,7 @@ VISITORS, SECONDS, SLICE = 4, 120, 5
 
 
 def main() -> None:
+    room.throughput()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = Server(Path(folder) / "log.txt")
         browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
