@@ -211,6 +211,12 @@ class Engine(Knobbed):
         `start` drew from `rng`.
         """
 
+    def quicken(self) -> str:
+        """Called before the steps of a live run, which nobody asks to repeat bit by bit: an engine
+        that has a faster way with the same numbers to rounding takes it from here on, if it is
+        ready. Never waits. Returns what the page says of it, in a few words."""
+        return ""
+
     # ------------------------------------------------------------ shared by all
 
     @property

@@ -76,11 +76,14 @@ class Average(nn.Module):
         self.module.requires_grad_(False)
         self.decay = decay
 
+    def share(self, step: int) -> float:
+        """d, what is kept of the average at a step."""
+        return min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, source: nn.Module, step: int) -> None:
-        d = min(self.decay, (1 + step) / (10 + step))
         mine, theirs = list(self.module.parameters()), [p.detach() for p in source.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - d)
+        torch._foreach_lerp_(mine, theirs, 1 - self.share(step))
 
 
 class Waves(nn.Module):

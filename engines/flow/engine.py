@@ -14,7 +14,7 @@ from engines import nets
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
 from engines.flow import layers as chains
-from engines.flow import pictures
+from engines.flow import compiled, pictures
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Layer, Logit, Standardise, centred
 from engines.knobs import action, knob
@@ -123,6 +123,8 @@ class Flow(Engine):
     FAR = 6.0  # where the noise ends for whoever drags a point of it
     FIRST = 512  # rows from which first values are taken
 
+    _native = False  # whether its splines are worked out by native code
+
     @classmethod
     def complete(cls, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         # an address from before there were kinds tells all its knobs: it means a RealNVP
@@ -186,6 +188,20 @@ class Flow(Engine):
         if self.probe_end == "data":
             self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
 
+    def quicken(self) -> str:
+        if self.kind not in SPLINES or self.device.type != "cpu":
+            return ""
+        if not self._native and compiled.ready() is not None:
+            compiled.adopt(*(part for part in vars(self).values() if isinstance(part, nn.Module)))
+            self._native = True
+        return compiled.said()
+
+    def _trained(self, x: Tensor) -> list[Layer]:
+        """All layers under training, for rows like x: as one where native code has them so."""
+        if self._native and compiled.Chain.fits(self.net.flow, x):
+            return [*self._before, compiled.Chain(self.net.flow), *self.net.base.layers()]
+        return self.chain(self.net)
+
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         t = self.step_count + 1
@@ -198,12 +214,15 @@ class Flow(Engine):
         images = self.pool.dataset.kind == "images"
         thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
         with thinned:
-            z, log_det = self.forward(x, self.net)
+            z, log_det = chains.forward(self._trained(x), x)
         loss = (self.net.base.cost(z) - log_det).mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._weights, self.CLIP)
-        self.optimiser.step()
-        self.average.update(self.net, self.age + 1)
+        if self._native and compiled.moves(self.optimiser, self._weights, self.average):
+            compiled.move(self.optimiser, self._weights, self.average, self.CLIP, self.age + 1)
+        else:
+            nn.utils.clip_grad_norm_(self._weights, self.CLIP)
+            self.optimiser.step()
+            self.average.update(self.net, self.age + 1)
         with torch.no_grad():
             losses = {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
             return {**losses, "validation": self.validate()} if self.keeps else losses
