@@ -17,6 +17,7 @@ from engines.flow import layers as chains
 from engines.flow import compiled, pictures
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Layer, Logit, Standardise, centred
+from engines.flow.training import Native
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -123,7 +124,7 @@ class Flow(Engine):
     FAR = 6.0  # where the noise ends for whoever drags a point of it
     FIRST = 512  # rows from which first values are taken
 
-    _native = False  # whether its splines are worked out by native code
+    _native: Native | None = None  # steps in native code, in a live run
 
     @classmethod
     def complete(cls, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -191,16 +192,10 @@ class Flow(Engine):
     def quicken(self) -> str:
         if self.kind not in SPLINES or self.device.type != "cpu":
             return ""
-        if not self._native and compiled.ready() is not None:
+        if self._native is None and compiled.ready() is not None:
             compiled.adopt(*(part for part in vars(self).values() if isinstance(part, nn.Module)))
-            self._native = True
+            self._native = Native(self.net, self.optimiser, self.average)
         return compiled.said()
-
-    def _trained(self, x: Tensor) -> list[Layer]:
-        """All layers under training, for rows like x: as one where native code has them so."""
-        if self._native and compiled.Chain.fits(self.net.flow, x):
-            return [*self._before, compiled.Chain(self.net.flow), *self.net.base.layers()]
-        return self.chain(self.net)
 
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
@@ -209,23 +204,34 @@ class Flow(Engine):
         begin, power = entry.decay
         decay = (begin / (self.age + 1)) ** power
         nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
-        self.optimiser.zero_grad()
-        # where rows are few and soon known by heart: "nll" is then of the thinned network
-        images = self.pool.dataset.kind == "images"
-        thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
-        with thinned:
-            z, log_det = chains.forward(self._trained(x), x)
-        loss = (self.net.base.cost(z) - log_det).mean()
-        loss.backward()
-        if self._native and compiled.moves(self.optimiser, self._weights, self.average):
-            compiled.move(self.optimiser, self._weights, self.average, self.CLIP, self.age + 1)
+        if self._native is not None and self._native.whole:
+            nll = self._native.nll(*chains.forward(self._before, x))
+            self._move()
+        else:
+            self.optimiser.zero_grad()
+            # where rows are few and soon known by heart: "nll" is then of the thinned network
+            images = self.pool.dataset.kind == "images"
+            thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
+            with thinned:
+                z, log_det = self.forward(x, self.net)
+            loss = (self.net.base.cost(z) - log_det).mean()
+            loss.backward()
+            self._move()
+            with torch.no_grad():
+                nll = -(self.net.base.log_prob(z) + log_det).mean()
+        if not self.keeps:
+            return {"nll": nll}
+        with torch.no_grad():
+            return {"nll": nll, "validation": self.validate()}
+
+    def _move(self) -> None:
+        """One step along the gradients, cut to CLIP, and of the average after it."""
+        if self._native is not None and self._native.moves:
+            self._native.move(self.CLIP, self.age + 1)
         else:
             nn.utils.clip_grad_norm_(self._weights, self.CLIP)
             self.optimiser.step()
             self.average.update(self.net, self.age + 1)
-        with torch.no_grad():
-            losses = {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
-            return {**losses, "validation": self.validate()} if self.keeps else losses
 
     @property
     def keeps(self) -> bool:

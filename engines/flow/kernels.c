@@ -288,9 +288,39 @@ void spline_inverse(count m, count bins, count rows, count step, float bound,
   }
 }
 
-/* Leaky ReLU's gradient in place, from what it returned. */
-void leaky_backward(count n, float leak, const float *restrict y, float *restrict g) {
-  for (count i = 0; i < n; i++) g[i] *= y[i] > 0 ? 1 : leak;
+/* y + b (m, n), then leaky ReLU, in place. */
+void leaky_forward(count m, count n, float leak, const float *restrict b, float *restrict y) {
+  for (count i = 0; i < m; i++, y += n)
+    for (count j = 0; j < n; j++) {
+      float sum = y[j] + b[j];
+      y[j] = sum > 0 ? sum : leak * sum;
+    }
+}
+
+/* Back from what that returned: the gradient g (m, n) in place, and that of b. */
+void leaky_backward(count m, count n, float leak, const float *restrict y, float *restrict g,
+                    float *restrict g_b) {
+  memset(g_b, 0, n * sizeof *g_b);
+  for (count i = 0; i < m; i++, y += n, g += n)
+    for (count j = 0; j < n; j++) g_b[j] += g[j] *= y[j] > 0 ? 1 : leak;
+}
+
+/* Losses of the noise z (m, d) under N(0, I), as engines/flow/bases.py has them: means over the
+   points of cost(z) − log_det and of −log N(z) − log_det, and the gradient of the first. */
+void gaussian(count m, count d, float far, const float *restrict z, const float *restrict log_det,
+              float *restrict g_z, float *restrict means) {
+  const double constant = 0.5 * d * 1.8378770664093453; /* log 2π */
+  double cost = 0, nll = 0;
+  for (count i = 0; i < m; i++) {
+    float squares = 0;
+    for (count j = 0; j < d; j++) squares += z[i * d + j] * z[i * d + j];
+    float r = sqrtf(squares < 1e-12f ? 1e-12f : squares), near = r > far ? far : r;
+    cost += near * (r - 0.5f * near) + constant - log_det[i];
+    nll += 0.5 * squares + constant - log_det[i];
+    for (count j = 0; j < d; j++) g_z[i * d + j] = near / r * z[i * d + j] / m;
+  }
+  means[0] = (float)(cost / m);
+  means[1] = (float)(nll / m);
 }
 
 /* One move of Adam (Kingma & Ba 2015) for all tensors, after their gradients together are cut to a
