@@ -134,8 +134,8 @@ def build(device: str | None = None, fps: float = FPS) -> gr.Blocks:
                 with gr.Column(elem_classes="gp-card"):
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
-                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(box.ON))}</p>',
-                        js_on_load=None)  # fmt: skip
+                gr.HTML(f'<p class="gp-machine">{html.escape(machine.described(box.ON))}'
+                        '<span data-slot="native"></span></p>', js_on_load=None)  # fmt: skip
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 

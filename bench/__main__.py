@@ -1,4 +1,4 @@
-"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality memory`.
+"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality memory spline`.
 
 Ratios are taken side by side in one run: absolute figures belong to one machine.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import browser, loop, memory, quality, visitors
+from bench import browser, loop, memory, quality, spline, visitors
 
 PARTS = {
     "loop": loop.main,
@@ -15,6 +15,7 @@ PARTS = {
     "visitors": visitors.main,
     "quality": quality.main,
     "memory": memory.main,
+    "spline": spline.main,
 }
 
 if __name__ == "__main__":

@@ -212,9 +212,12 @@ class Engine(Knobbed):
         """
 
     def quicken(self) -> str:
-        """Called before the steps of a live run, which nobody asks to repeat bit by bit: an engine
-        that has a faster way with the same numbers to rounding takes it from here on, if it is
-        ready. Never waits. Returns what the page says of it, in a few words."""
+        """Take a faster way of training from here on, with the same numbers to rounding.
+
+        Called between the steps of live runs alone, which nobody asks to repeat bit by bit. Never
+        waits: what is not ready yet is taken at a later call. Returns what the page says of it, in
+        a few words, or nothing where there is no such way.
+        """
         return ""
 
     # ------------------------------------------------------------ shared by all

@@ -58,14 +58,17 @@ class Library:
 
     It defines `int trial(void)`, which is run once in another process and returns 1 if all is well.
 
+    Args:
+        folder: where what was compiled is kept; `cache()` unless told.
+
     Attributes:
         state: "idle", "busy", "ready" or "off".
         why: why it is off, in a few words for the page.
         code: the loaded library once it is ready.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.source = source
+    def __init__(self, source: Path, folder: Path | None = None) -> None:
+        self.source, self.folder = source, folder
         self.state, self.why = "idle", ""
         self.code: ctypes.CDLL | None = None
         self._lock = threading.Lock()
@@ -104,8 +107,8 @@ class Library:
             raise RuntimeError(self.why)
         with contextlib.ExitStack() as stack:
             try:
-                folder = cache()
-            except OSError:  # what is loaded may be deleted
+                folder = self.folder or cache()
+            except (OSError, RuntimeError):  # no home of one's own; what is loaded may be deleted
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             path = folder / f"{self.source.stem}-{self._name(program)}.so"
             if not path.exists():
@@ -114,13 +117,14 @@ class Library:
 
     def _name(self, program: str) -> str:
         """Other code, another compiler or another processor have another name."""
-        parts = [self.source.read_bytes(), repr((FLAGS, TUNED)).encode(), platform.machine().encode()]
-        version = subprocess.run([program, "--version"], capture_output=True, timeout=PATIENCE)
-        parts += [program.encode(), version.stdout]
+        version = self._quietly([program, "--version"]).stdout.decode(errors="replace")
+        about = [repr((FLAGS, TUNED, platform.machine(), program)), version]
         with contextlib.suppress(OSError):
             lines = Path("/proc/cpuinfo").read_text().splitlines()
-            parts.append("".join(sorted({x for x in lines if x.startswith(("flags", "Feat"))})).encode())
-        return hashlib.blake2b(b"\0".join(parts), digest_size=12).hexdigest()
+            about += sorted({line for line in lines if line.startswith(("flags", "Features"))})
+        digest = hashlib.blake2b(self.source.read_bytes(), digest_size=12)
+        digest.update("\n".join(about).encode())
+        return digest.hexdigest()
 
     def _compile(self, program: str, path: Path) -> None:
         """Compile, try it out, and only then give it its name."""
@@ -140,4 +144,6 @@ class Library:
 
     @staticmethod
     def _quietly(command: list) -> subprocess.CompletedProcess:
-        return subprocess.run(command, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            command, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
+        )

@@ -62,6 +62,7 @@ class Run:
         self._label()
         self.haunt(before)
         self.step, self.seconds, self.diverged = 0, 0.0, None
+        self.quickened = ""
         self._last_frame: Frame | None = None
         self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
@@ -103,10 +104,13 @@ class Run:
             raise Diverged(self.diverged)
         return self
 
-    def quicken(self) -> str:
-        """For live sessions: let every lane train the fastest way that is ready, the same to
-        rounding. Returns what the page says of it."""
-        return "; ".join(dict.fromkeys(filter(None, (lane.engine.quicken() for lane in self.lanes))))
+    def quicken(self) -> None:
+        """For live sessions: every lane trains the fastest way that is ready, the same to rounding.
+
+        `quickened` is what the page says of it, in a few words.
+        """
+        said = [lane.engine.quicken() for lane in self.lanes]
+        self.quickened = ", ".join(dict.fromkeys(filter(None, said)))
 
     def advance(self) -> None:
         """Exactly one training step in every lane."""

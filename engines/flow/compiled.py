@@ -2,7 +2,7 @@
 
 The kernels of kernels.c work for any number of points, coordinates and bins, so one compilation
 serves every setting of every knob. They agree with the splines in tensors to rounding, not bit by
-bit: only a run that nobody asks to repeat takes them (`Run.live`).
+bit: only a run that nobody asks to repeat takes them (`Run.quicken`).
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ def said() -> str:
     }.get(LIBRARY.state, "compiling splines")
 
 
-def fits(x: Tensor, theta: Tensor) -> bool:
-    like = (torch.float32, "cpu")
-    same = (x.dtype, x.device.type) == like == (theta.dtype, theta.device.type)
-    return same and theta.shape[-1] // 3 <= MOST
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are what kernels take: single precision, on the CPU."""
+    return all((t.dtype, t.device.type) == (torch.float32, "cpu") for t in tensors)
 
 
 class Kept:
@@ -76,10 +75,12 @@ def forward(
 ) -> Kept | None:
     """Columns x, y (m,) of one stride, theta (m or 1, 3K + 1); log slopes are added."""
     kept = Kept(x, theta) if keep else None
-    pointers = (kept.share.data_ptr(), kept.place.data_ptr(), kept.bin.data_ptr()) if keep else (None,) * 3
+    places = (
+        [part.data_ptr() for part in (kept.share, kept.place, kept.bin)] if keep else [None] * 3
+    )
     code().spline_forward(
         len(x), theta.shape[1] // 3, len(theta), x.stride(0), bound, x.data_ptr(), theta.data_ptr(),
-        y.data_ptr(), log_slope.stride(0), log_slope.data_ptr(), *pointers,
+        y.data_ptr(), log_slope.stride(0), log_slope.data_ptr(), *places,
     )  # fmt: skip
     return kept
 
@@ -123,7 +124,7 @@ def _flat(x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def spline(x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """`engines.flow.spline.spline`, compiled where it can be."""
-    if not fits(x, theta):
+    if not plain(x, theta) or theta.shape[-1] // 3 > MOST:
         return tensors.spline(x, theta, bound)
     shape, (x, theta) = x.shape, _flat(x, theta)
     if torch.is_grad_enabled() and (x.requires_grad or theta.requires_grad):
@@ -137,7 +138,7 @@ def spline(x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 def spline_inverse(y: Tensor, theta: Tensor, bound: float) -> Tensor:
     """`engines.flow.spline.spline_inverse`, compiled where nobody asks for gradients."""
     wanted = torch.is_grad_enabled() and (y.requires_grad or theta.requires_grad)
-    if wanted or not fits(y, theta):
+    if wanted or not plain(y, theta) or theta.shape[-1] // 3 > MOST:
         return tensors.spline_inverse(y, theta, bound)
     shape, (y, theta) = y.shape, _flat(y, theta)
     x = torch.empty_like(y)

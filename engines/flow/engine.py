@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from engines import nets
 from engines.base import Engine
 from engines.data.base import Dataset, Pool
-from engines.flow import layers as chains
 from engines.flow import compiled, pictures
+from engines.flow import layers as chains
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Layer, Logit, Standardise, centred
 from engines.flow.training import Native

@@ -39,10 +39,10 @@ class Native:
             self.nll = self._descent.nll
         parts, means = list(net.parameters()), list(average.module.parameters())
         (group,) = optimiser.param_groups
-        plain = not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
+        usual = not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
         alike = [id(part) for part in parts] == [id(part) for part in group["params"]]
-        fit = all(part.is_contiguous() and compiled.fits(part, part) for part in [*parts, *means])
-        self._parts, self._means, self._can_move = parts, means, plain and alike and fit
+        fit = all(part.is_contiguous() for part in parts) and compiled.plain(*parts, *means)
+        self._parts, self._means, self._can_move = parts, means, usual and alike and fit
         self._sizes = (ctypes.c_int64 * len(parts))(*(part.numel() for part in parts))
 
     @property
@@ -72,7 +72,7 @@ def _whole(net: Model) -> bool:
     if type(net.base) is not Gaussian or not isinstance(flow, SplineAutoregressive):
         return False
     told = flow.conditioner
-    return bool(told.free) and told.wavy and compiled.fits(told.first, told.first)
+    return bool(told.free) and told.wavy and told.free // 3 <= compiled.MOST
 
 
 class Descent:
