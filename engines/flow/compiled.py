@@ -70,7 +70,7 @@ class Kept:
         self.place, self.bin = x.new_empty(6, m), torch.empty(m, dtype=torch.int32)
 
 
-def forward(
+def there(
     x: Tensor, theta: Tensor, bound: float, y: Tensor, log_slope: Tensor, keep: bool
 ) -> Kept | None:
     """Columns x, y (m,) of one stride, theta (m or 1, 3K + 1); log slopes are added."""
@@ -85,7 +85,7 @@ def forward(
     return kept
 
 
-def backward(
+def back(
     x: Tensor, kept: Kept, bound: float, g_y: Tensor, g_log: Tensor, g_x: Tensor, g_theta: Tensor
 ) -> None:
     """Fills g_x (m,), of x's stride as g_y is, and g_theta (m or 1, 3K + 1)."""
@@ -100,7 +100,7 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         y, log_slope = torch.empty_like(x), torch.zeros_like(x)
-        ctx.kept, ctx.bound = forward(x, theta, bound, y, log_slope, keep=True), bound
+        ctx.kept, ctx.bound = there(x, theta, bound, y, log_slope, keep=True), bound
         ctx.save_for_backward(x)
         return y, log_slope
 
@@ -110,7 +110,7 @@ class _Spline(torch.autograd.Function):
         (x,), kept = ctx.saved_tensors, ctx.kept
         g_x = torch.empty_like(x)
         g_theta = x.new_empty(len(kept.share), kept.share.shape[1] // 2 * 3 + 1)
-        backward(x, kept, ctx.bound, g_y.contiguous(), g_log.contiguous(), g_x, g_theta)
+        back(x, kept, ctx.bound, g_y.contiguous(), g_log.contiguous(), g_x, g_theta)
         return g_x, g_theta, None
 
 
@@ -131,7 +131,7 @@ def spline(x: Tensor, theta: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         y, log_slope = _Spline.apply(x, theta, bound)
     else:
         y, log_slope = torch.empty_like(x), torch.zeros_like(x)
-        forward(x, theta, bound, y, log_slope, keep=False)
+        there(x, theta, bound, y, log_slope, keep=False)
     return y.view(shape), log_slope.view(shape)
 
 

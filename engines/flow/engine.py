@@ -124,7 +124,7 @@ class Flow(Engine):
     FAR = 6.0  # where the noise ends for whoever drags a point of it
     FIRST = 512  # rows from which first values are taken
 
-    _native: Native | None = None  # steps in native code, in a live run
+    _native: Native | None = None  # takes whole steps, in a live run
 
     @classmethod
     def complete(cls, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -192,9 +192,10 @@ class Flow(Engine):
     def quicken(self) -> str:
         if self.kind not in SPLINES or self.device.type != "cpu":
             return ""
-        if self._native is None and compiled.ready() is not None:
+        if compiled.ready() is not None and self.net.flow.bend != compiled.COMPILED:
             compiled.adopt(*(part for part in vars(self).values() if isinstance(part, nn.Module)))
-            self._native = Native(self.net, self.optimiser, self.average)
+            if Native.fits(self.net, self.optimiser):
+                self._native = Native(self.net, self.optimiser, self.average, self.CLIP)
         return compiled.said()
 
     def step(self) -> dict[str, Tensor]:
@@ -204,34 +205,24 @@ class Flow(Engine):
         begin, power = entry.decay
         decay = (begin / (self.age + 1)) ** power
         nets.set_lr(self.optimiser, entry.rate(self.dim) * self.lr * min(t / self.WARM, decay, 1))
-        if self._native is not None and self._native.whole:
-            nll = self._native.nll(*chains.forward(self._before, x))
-            self._move()
-        else:
-            self.optimiser.zero_grad()
-            # where rows are few and soon known by heart: "nll" is then of the thinned network
-            images = self.pool.dataset.kind == "images"
-            thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
-            with thinned:
-                z, log_det = self.forward(x, self.net)
-            loss = (self.net.base.cost(z) - log_det).mean()
-            loss.backward()
-            self._move()
+        if self._native is not None:
             with torch.no_grad():
-                nll = -(self.net.base.log_prob(z) + log_det).mean()
-        if not self.keeps:
-            return {"nll": nll}
+                losses = {"nll": self._native(*chains.forward(self._before, x), self.age + 1)}
+                return {**losses, "validation": self.validate()} if self.keeps else losses
+        self.optimiser.zero_grad()
+        # where rows are few and soon known by heart: "nll" is then of the thinned network
+        images = self.pool.dataset.kind == "images"
+        thinned = self.net.dropout(self.rng) if images else contextlib.nullcontext()
+        with thinned:
+            z, log_det = self.forward(x, self.net)
+        loss = (self.net.base.cost(z) - log_det).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._weights, self.CLIP)
+        self.optimiser.step()
+        self.average.update(self.net, self.age + 1)
         with torch.no_grad():
-            return {"nll": nll, "validation": self.validate()}
-
-    def _move(self) -> None:
-        """One step along the gradients, cut to CLIP, and of the average after it."""
-        if self._native is not None and self._native.moves:
-            self._native.move(self.CLIP, self.age + 1)
-        else:
-            nn.utils.clip_grad_norm_(self._weights, self.CLIP)
-            self.optimiser.step()
-            self.average.update(self.net, self.age + 1)
+            losses = {"nll": -(self.net.base.log_prob(z) + log_det).mean()}
+            return {**losses, "validation": self.validate()} if self.keeps else losses
 
     @property
     def keeps(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.flow import compiled
 from engines.flow.autoregressive import SplineAutoregressive
@@ -18,61 +18,60 @@ LEAK = 0.01  # of the networks' leaky ReLU
 
 
 class Native:
-    """What of an engine's training step is done in native code.
+    """Whole training steps of a SplineAutoregressive in the plane with Gaussian noise.
 
     Args:
         net: the flow under training, and its noise.
-        optimiser, average: of the parameters of net, all of which learn.
-
-    Attributes:
-        whole: whether `nll` works out losses and gradients; else autograd does, and only the
-            splines are compiled.
-        moves: whether `move` takes the optimiser's step.
+        optimiser, average: of its parameters.
+        clip: what their gradients together are cut to.
     """
 
-    def __init__(self, net: Model, optimiser: torch.optim.Adam, average: Average) -> None:
-        self.net, self.optimiser, self.average = net, optimiser, average
-        compiled.adopt(net)
-        self.whole = _whole(net)
-        if self.whole:
-            self._descent = Descent(net)
-            self.nll = self._descent.nll
-        parts, means = list(net.parameters()), list(average.module.parameters())
-        (group,) = optimiser.param_groups
+    def __init__(
+        self, net: Model, optimiser: torch.optim.Adam, average: Average, clip: float
+    ) -> None:
+        self.net, self.optimiser, self.average, self.clip = net, optimiser, average, clip
+        self._descent = Descent(net)
+        self._parts, self._means = list(net.parameters()), list(average.module.parameters())
+        self._sizes = (ctypes.c_int64 * len(self._parts))(*(p.numel() for p in self._parts))
+
+    @staticmethod
+    def fits(net: Model, optimiser: torch.optim.Adam) -> bool:
+        """Whether it can take the steps of this model."""
+        flow, parts = net.flow, list(net.parameters())
+        if type(net.base) is not Gaussian or not isinstance(flow, SplineAutoregressive):
+            return False
+        told, (group,) = flow.conditioner, optimiser.param_groups
         usual = not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
         alike = [id(part) for part in parts] == [id(part) for part in group["params"]]
-        fit = all(part.is_contiguous() for part in parts) and compiled.plain(*parts, *means)
-        self._parts, self._means, self._can_move = parts, means, usual and alike and fit
-        self._sizes = (ctypes.c_int64 * len(parts))(*(part.numel() for part in parts))
+        lie = all(part.is_contiguous() for part in parts) and compiled.plain(*parts)
+        small = max(told.free, told.each) // 3 <= compiled.MOST
+        return bool(told.free) and told.wavy and usual and alike and lie and small
 
-    @property
-    def moves(self) -> bool:
-        return self._can_move and bool(self.optimiser.state)  # the first step makes its moments
+    def __call__(self, x: Tensor, log_det: Tensor, step: int) -> Tensor:
+        """One step; the mean of −log q before it, 0-d. See Descent, and Average for `step`."""
+        nll = self._descent(x, log_det)
+        self.move(step)
+        return nll
 
-    def move(self, clip: float, step: int) -> None:
-        """Cut the gradients to a length of `clip`, take Adam's step, let the average follow.
+    def move(self, step: int) -> None:
+        """Cut the gradients, take Adam's step along them, let the average follow.
 
         As clip_grad_norm_, the optimiser's own step and Average.update do, on the same state.
         """
-        (group,), state = self.optimiser.param_groups, self.optimiser.state
-        table = []
+        if not self.optimiser.state:  # the first step makes the moments
+            nn.utils.clip_grad_norm_(self._parts, self.clip)
+            self.optimiser.step()
+            self.average.update(self.net, step)
+            return
+        (group,), state, table = self.optimiser.param_groups, self.optimiser.state, []
         for part, mean in zip(self._parts, self._means):
             kept = state[part]
             of = (part.grad, part, kept["exp_avg"], kept["exp_avg_sq"], kept["step"], mean)
             table += [tensor.data_ptr() for tensor in of]
         compiled.code().adam(
-            len(self._parts), self._sizes, (ctypes.c_void_p * len(table))(*table), clip,
+            len(self._parts), self._sizes, (ctypes.c_void_p * len(table))(*table), self.clip,
             group["lr"], *group["betas"], group["eps"], 1 - self.average.share(step),
         )  # fmt: skip
-
-
-def _whole(net: Model) -> bool:
-    """Whether Descent is made for this model."""
-    flow = net.flow
-    if type(net.base) is not Gaussian or not isinstance(flow, SplineAutoregressive):
-        return False
-    told = flow.conditioner
-    return bool(told.free) and told.wavy and told.free // 3 <= compiled.MOST
 
 
 class Descent:
@@ -88,16 +87,17 @@ class Descent:
         self._parts = [*self.weights, *self.biases, self.first]
         self._grads = [torch.empty_like(part) for part in self._parts]
 
-    @torch.no_grad()
-    def nll(self, x: Tensor, log_det: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, log_det: Tensor) -> Tensor:
         """Mean of −log q, 0-d; the gradients of the cost are left in the weights' `grad`.
+
+        Called where autograd rests.
 
         Args:
             x: (N, 2) rows that come into the flow.
             log_det: (N,) log|det| of the way there.
         """
         z, log_det, kept = self._there(x, log_det)
-        g, means = torch.empty_like(z), z.new_empty(2)
+        g, means = torch.empty_like(z), z.new_empty(2)  # of the cost, and of −log q
         compiled.code().gaussian(
             *z.shape, self.net.base.far, z.data_ptr(), log_det.data_ptr(), g.data_ptr(),
             means.data_ptr(),
@@ -123,7 +123,7 @@ class Descent:
                 seen.append(out)
             x = torch.empty_like(y)
             bent = [
-                compiled.forward(y[:, c], theta, flow.bound, x[:, c], log_det, keep=True)
+                compiled.there(y[:, c], theta, flow.bound, x[:, c], log_det, keep=True)
                 for c, theta in enumerate((free[i : i + 1], seen[-1]))
             ]
             kept.append((y, angle, seen, bent))
@@ -137,7 +137,7 @@ class Descent:
             y, angle, seen, bent = kept[i]
             g_y, back = torch.empty_like(y), torch.empty_like(seen[-1])
             for c, g_theta in enumerate((g_first[i : i + 1], back)):
-                compiled.backward(y[:, c], bent[c], flow.bound, g[:, c], g_log, g_y[:, c], g_theta)
+                compiled.back(y[:, c], bent[c], flow.bound, g[:, c], g_log, g_y[:, c], g_theta)
             for j in reversed(range(half)):
                 code.leaky_backward(
                     *back.shape, LEAK if j < half - 1 else 1.0, seen[j + 1].data_ptr(),
