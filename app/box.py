@@ -63,6 +63,8 @@ class _Saved(bytes):
 class _Inside(Worker):
     """The Worker on the GPU's side: it reads the mailbox, and ends when its time is over."""
 
+    native = False
+
     def __init__(self, mailbox: Mailbox, saved: bytes, about: dict[str, Any]) -> None:
         super().__init__(None, about["fps"])
         self.mailbox, self._over = mailbox, threading.Event()

@@ -136,7 +136,8 @@ def build(device: str | None = None, fps: float = FPS, room: Room | None = None)
                     gr.HTML('<h4>How close <span>floor</span></h4><div data-slot="metrics"></div>',
                             elem_id="gp-metrics", js_on_load=None)  # fmt: skip
                 found = machine.described(box.ON) + (f"; {room.described}" if room else "")
-                gr.HTML(f'<p class="gp-machine">{html.escape(found)}</p>', js_on_load=None)
+                gr.HTML(f'<p class="gp-machine">{html.escape(found)}'
+                        '<span data-slot="native"></span></p>', js_on_load=None)  # fmt: skip
             address, turn = gr.Textbox(visible=False), gr.Number(visible=False)
             follow = gr.Button("Open address", elem_id="gp-follow", visible="hidden")
 

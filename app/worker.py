@@ -70,6 +70,8 @@ class Crowd:
 class Worker:
     """Drives one Run. All methods may be called from any thread."""
 
+    native = True  # whether a run that somebody looks at may train in native code
+
     def __init__(
         self,
         device: str | None = None,
@@ -394,6 +396,8 @@ class Worker:
     def _advance(self, until: float, share: float, most: int | None) -> int:
         """Train until a moment, at least one step; returns the number of steps."""
         begin, taken = time.perf_counter(), 0
+        if self.pictures:  # a program's run repeats bit by bit
+            self.run.quicken(native=self.native)
         end = begin + share * (until - begin)
         while not taken or (time.perf_counter() < end and not self._stopping and not self._mail):
             # without a share of the time one step is all
@@ -435,7 +439,7 @@ class Worker:
         return False
 
     def _open(self, text: str) -> None:
-        before, self.run = self.run, Experiment.from_json(text).start(self.device).quicken()
+        before, self.run = self.run, Experiment.from_json(text).start(self.device)
         self._begin_tape()
         preset = matching(self.run.experiment)
         self._watch = Watch(preset) if preset else None
@@ -553,6 +557,7 @@ class Worker:
             "kept": self.timeline.steps,
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
+        extra["native"] = self.run.quickened
         extra["notice"] = bool(frame.note) and frame.note == self._notice
         if self._watch is not None and self._watch.fits(self.run.experiment):
             extra["preset"] = {

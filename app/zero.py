@@ -34,6 +34,8 @@ log = logging.getLogger("playground")
 class ZeroWorker(Worker):
     """A Worker whose stream runs on a GPU of the Space, where its visitor wants it to."""
 
+    native = False
+
     def __init__(self, fps: float, crowd: Crowd | None, pictures: bool) -> None:
         # the Space's own process sees a GPU that is not there
         super().__init__("cpu", fps, crowd, pictures)

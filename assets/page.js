@@ -63,6 +63,9 @@
       gpu.setAttribute('aria-pressed', String(extra.gpu !== 'off'));
       gpu.classList.toggle('gp-on-gpu', extra.gpu === 'on');
     }
+    // the line of the machine also says how this run's steps are worked out, where that is special
+    const native = document.querySelector('.gp-machine [data-slot="native"]');
+    if (native) native.textContent = extra.native ? `; ${extra.native}` : '';
     const hash = extra.about && extra.about.hash;
     // an experiment too large for a link has none: an old one would name another
     if (hash === '' && /^#e=/.test(location.hash)) { own = ''; try { history.replaceState(history.state, '', location.pathname + location.search); } catch { /* a sandboxed frame */ } }

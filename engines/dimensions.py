@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engines.base import Engine
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
+from engines.flow import compiled
 from engines.flow.spline import SplineCoupling
 from engines.knobs import knob
 from engines.marks import Curve, Curves, Mark, Metric, Panel, Points
@@ -161,6 +162,13 @@ class Dimensions(Engine):
         """Whether the density is known on every rung, so that a gap can be told."""
         dataset = self.pool.dataset
         return dataset.exact and (dataset.kind == "vectors" or self.rungs == [self.dim])
+
+    def quicken(self) -> str:
+        if self.device.type != "cpu":
+            return ""
+        if compiled.ready() is not None:
+            compiled.adopt(self.flows)
+        return compiled.said()
 
     def step(self) -> dict[str, Tensor]:
         # the whole first: there is a loss to show from the first step on

@@ -64,6 +64,7 @@ class Run:
         self._label()
         self.haunt(before)
         self.step, self.seconds, self.diverged = 0, 0.0, None
+        self.quickened = ""
         self._last_frame: Frame | None = None
         self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
@@ -121,14 +122,22 @@ class Run:
         self.seconds += time.perf_counter() - begin
         return taken
 
-    def quicken(self, backend: Backend | None = None) -> Run:
-        """From now on take whole steps as CUDA graphs where there is a GPU and the engine allows
-        it: the same steps but for rounding. `graphs.why_eager` says why not. On a CPU: nothing."""
-        if backend is None and torch.device(self.device).type == "cuda":
-            backend = Cuda(self.device)
-        self.graphs = Graphs(backend) if backend is not None else None
-        if torch.device(self.device).type == "cuda":
+    def quicken(self, backend: Backend | None = None, native: bool = True) -> Run:
+        """For live sessions, as often as one likes: every lane trains the fastest way that is ready,
+        by the same steps but for rounding.
+
+        On a GPU whole steps are CUDA graphs, where the engine allows it; `graphs.why_eager` says
+        why not. On a CPU it is native code, where there is any and it is wanted; `quickened` is what
+        the page says of it.
+        """
+        if torch.device(self.device).type == "cuda" and self.graphs is None:
+            backend = backend or Cuda(self.device)
             self.onlooker = Onlooker(self.device)
+        if backend is not None:
+            self.graphs = Graphs(backend)
+        elif native and torch.device(self.device).type == "cpu":
+            said = [lane.engine.quicken() for lane in self.lanes]
+            self.quickened = ", ".join(dict.fromkeys(filter(None, said)))
         return self
 
     def _flush(self) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# sessions that are compared bit by bit may not begin to train another way in their middle:
+# tests/test_native.py asks for it
+os.environ.setdefault("PLAYGROUND_COMPILE", "0")
 
 
 @pytest.fixture(autouse=True)

@@ -208,7 +208,7 @@ class Pool:
         From `train` up to step EVERY, and from a fresh block of rows every EVERY steps after.
         """
         x = self.train if self._rows is None else self._rows
-        x = x[torch.randint(len(x), (n,), generator=rng, device=x.device)]
+        x = x.index_select(0, torch.randint(len(x), (n,), generator=rng, device=x.device))
         return dequantised(x, rng) if self.dequantise else x
 
     def hold(self) -> None:

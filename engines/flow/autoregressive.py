@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.flow.affine import REACH, Coupling, reach, turns
 from engines.flow.conditioner import Conditioner, Mixing, Network, Order, reversals
-from engines.flow.spline import parameters, spline, spline_inverse, through
+from engines.flow.spline import IN_TENSORS, Bend, parameters, through
 
 BOUND, STRETCH = 4.2, 1.5  # of the splines, see SplineAutoregressive
 MANY = 8  # coordinates above which a flow has other first values and sizes
@@ -60,28 +60,39 @@ class _Layer:
 
 
 class SplineLayer(_Layer):
-    """z_i = spline(y_i; θ_i(y_<i)) with y = x A + c; log|det| = log|det A| + Σ log slopes."""
+    """z_i = spline(y_i; θ_i(y_<i)) with y = x A + c; log|det| = log|det A| + Σ log slopes.
+
+    Args:
+        bound: the splines' interval is [−bound, bound].
+        bend: how they are worked out.
+    """
 
     def __init__(
-        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network, bound: float
+        self,
+        matrix: Tensor,
+        shift: Tensor,
+        log_det: Tensor,
+        network: Network,
+        bound: float,
+        bend: Bend = IN_TENSORS,
     ) -> None:
         super().__init__(matrix, shift, log_det, network)
-        self.bound = bound
+        self.bound, self.bend = bound, bend
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| (N,)."""
         y = self._mix(x)
         if self.network.first is None:
-            z, log_slopes = spline(y, self.network(y), self.bound)
+            z, log_slopes = self.bend.spline(y, self.network(y), self.bound)
             return z, log_slopes.sum(1) + self.log_det
         columns = y.unbind(1)  # their splines may have different numbers of bins
         told = [self.network.column(y[:, :1], i) for i in range(2)]
-        z, log_slopes = zip(*(spline(c, t, self.bound) for c, t in zip(columns, told)))
+        z, log_slopes = zip(*(self.bend.spline(c, t, self.bound) for c, t in zip(columns, told)))
         return torch.stack(z, 1), sum(log_slopes) + self.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, d) → (N, d), in d passes."""
-        y = self._one_by_one(z, lambda z, theta: spline_inverse(z, theta, self.bound))
+        y = self._one_by_one(z, lambda z, theta: self.bend.inverse(z, theta, self.bound))
         return self._unmix(y)
 
 
@@ -201,8 +212,12 @@ class SplineAutoregressive(_Autoregressive):
         width: units in a hidden layer; WIDER times as many in more dimensions than MANY, for
             a masked unit sees only some of them. There a share DROP is left out in training.
         waves, pitch: see Conditioner.
+
+    Attributes:
+        bend: how the splines are worked out; native code may take the place of tensors.
     """
 
+    bend = IN_TENSORS
     FREE = 2
     FEWER, WIDER, DROP = 0.4, 2, 0.2
     LAST = 2.2  # the outermost quantiles that splines begin with, in standard deviations
@@ -250,7 +265,8 @@ class SplineAutoregressive(_Autoregressive):
 
     def layers(self) -> list[SplineLayer]:
         """The layers in the order from data to noise."""
-        return [SplineLayer(*maps, network, self.bound) for maps, network in self._parts()]
+        parts = self._parts()
+        return [SplineLayer(*maps, network, self.bound, self.bend) for maps, network in parts]
 
 
 class MAF(_Autoregressive):

@@ -14,10 +14,11 @@ from engines import nets
 from engines.base import Engine
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
+from engines.flow import compiled, pictures
 from engines.flow import layers as chains
-from engines.flow import pictures
 from engines.flow.kinds import KINDS, Model
 from engines.flow.layers import Layer, Logit, Standardise, centred
+from engines.flow.training import Native
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
 
@@ -125,6 +126,8 @@ class Flow(Engine):
     FAR = 6.0  # where the noise ends for whoever drags a point of it
     FIRST = 512  # rows from which first values are taken
 
+    _native: Native | None = None  # takes whole steps, in a live run
+
     @classmethod
     def complete(cls, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         # an address from before there were kinds tells all its knobs: it means a RealNVP
@@ -188,6 +191,15 @@ class Flow(Engine):
         if self.probe_end == "data":
             self.follow(self.probe_x, self.probe_y)  # back into the picture, if that has moved
 
+    def quicken(self) -> str:
+        if self.kind not in SPLINES or self.device.type != "cpu":
+            return ""
+        if compiled.ready() is not None and self.net.flow.bend != compiled.COMPILED:
+            compiled.adopt(*(part for part in vars(self).values() if isinstance(part, nn.Module)))
+            if Native.fits(self.net, self.optimiser):
+                self._native = Native(self.net, self.optimiser, self.average, self.CLIP)
+        return compiled.said()
+
     def live_numbers(self) -> dict[str, float]:
         t = self.step_count + 1
         entry = KINDS[self.kind]
@@ -203,6 +215,10 @@ class Flow(Engine):
     def step(self) -> dict[str, Tensor]:
         x = self.pool.batch(self.batch, self.rng)
         nets.set_lr(self.optimiser, self.number("rate"))
+        if self._native is not None:
+            with torch.no_grad():
+                losses = {"nll": self._native(*chains.forward(self._before, x), self.age + 1)}
+                return {**losses, "validation": self.validate()} if self.keeps else losses
         self.optimiser.zero_grad()
         # where rows are few and soon known by heart: "nll" is then of the thinned network
         images = self.pool.dataset.kind == "images"

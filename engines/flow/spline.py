@@ -7,6 +7,8 @@ A monotone spline bends one coordinate; a network that sees other coordinates sa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +190,16 @@ def spline_inverse(y: Tensor, theta: Tensor, bound: float) -> Tensor:
     return torch.where(outside, x + straight / end, x).view(shape)
 
 
+class Bend(NamedTuple):
+    """How splines are worked out: `spline` and `spline_inverse`, or others that give the same."""
+
+    spline: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    inverse: Callable[[Tensor, Tensor, float], Tensor]
+
+
+IN_TENSORS = Bend(spline, spline_inverse)
+
+
 def through(x: Tensor, y: Tensor, bound: float) -> Tensor:
     """The free numbers of splines that lead through given knots.
 
@@ -224,26 +236,33 @@ class Coupling:
         matrix, shift, log_det: A (d, d), c (d,), log|det A|.
         network: θ, (N, d/2) → (N, d − d/2, 3K + 1).
         bound: the splines' interval is [−bound, bound].
+        bend: how they are worked out.
     """
 
     def __init__(
-        self, matrix: Tensor, shift: Tensor, log_det: Tensor, network: Network, bound: float
+        self,
+        matrix: Tensor,
+        shift: Tensor,
+        log_det: Tensor,
+        network: Network,
+        bound: float,
+        bend: Bend = IN_TENSORS,
     ) -> None:
         self.matrix, self.shift, self.log_det = matrix, shift, log_det
-        self.network, self.bound = network, bound
+        self.network, self.bound, self.bend = network, bound, bend
         dim = len(shift)
         self.parts = (dim // 2, dim - dim // 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) → (N, d) and log|det| (N,)."""
         u, v = torch.addmm(self.shift, x, self.matrix).split(self.parts, 1)
-        z, log_slopes = spline(v, self.network(u), self.bound)
+        z, log_slopes = self.bend.spline(v, self.network(u), self.bound)
         return torch.cat([u, z], 1), log_slopes.sum(1) + self.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x for which forward(x) is z, (N, d) → (N, d)."""
         u, v = z.split(self.parts, 1)
-        mixed = torch.cat([u, spline_inverse(v, self.network(u), self.bound)], 1)
+        mixed = torch.cat([u, self.bend.inverse(v, self.network(u), self.bound)], 1)
         return (mixed - self.shift) @ torch.linalg.inv(self.matrix)
 
 
@@ -257,7 +276,12 @@ class SplineCoupling(nn.Module):
         dim: d ≥ 2.
         bins, bound: K and the interval of the splines.
         waves, pitch: see Conditioner.
+
+    Attributes:
+        bend: how the splines are worked out; native code may take the place of tensors.
     """
+
+    bend = IN_TENSORS
 
     def __init__(
         self,
@@ -283,4 +307,4 @@ class SplineCoupling(nn.Module):
     def layers(self) -> list[Coupling]:
         """The couplings in the order from data to noise."""
         pairs = zip(self.mixing.maps(), self.conditioner.networks())
-        return [Coupling(*maps, network, self.bound) for maps, network in pairs]
+        return [Coupling(*maps, network, self.bound, self.bend) for maps, network in pairs]
