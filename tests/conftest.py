@@ -9,7 +9,7 @@ import pytest
 def no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel estimates beside divergences take a core for seconds: tests/test_rival.py asks
     for them, the others go without."""
-    monkeypatch.setattr("engines.run.rival", lambda pool: {})
+    monkeypatch.setattr("engines.looking.rival", lambda pool: {})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

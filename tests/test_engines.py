@@ -147,7 +147,7 @@ def test_twenty_steps_saved_and_twenty_more_are_forty(engine, dataset):
 
 def lattice(engine: str) -> tuple[tuple[float, ...], int]:
     """A box and how many cells a side integrate over it: a density by an ODE is dear, and smooth."""
-    return (-12.0, 12.0, -12.0, 12.0), 120 if ENGINES[engine].field_rows else 600
+    return (-12.0, 12.0, -12.0, 12.0), 120 if ENGINES[engine].dear else 600
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_samples_agree_with_the_density(engine):
     # entr(0) = 0: a model may have a domain, and no density beyond it
     entropy = float(torch.special.entr(grid_log.exp()).sum() * cell)
     with torch.no_grad():  # those of `sample`, unless a model says that they are approximate
-        x = run.engine.draws(4_000 if ENGINES[engine].field_rows else 20_000)
+        x = run.engine.draws(4_000 if ENGINES[engine].dear else 20_000)
 
     def agrees(log_q: torch.Tensor) -> bool:
         se = float(log_q.std()) / len(log_q) ** 0.5
