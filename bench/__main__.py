@@ -1,4 +1,4 @@
-"""Measurements, printed: `make bench`, or `python -m bench loop browser visitors quality memory`.
+"""Measurements, printed: `make bench`, or `python -m bench hand pace start browser`.
 
 Ratios are taken side by side in one run: absolute figures belong to one machine.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from bench import browser, loop, memory, quality, visitors
+from bench import browser, hand, loop, memory, pace, quality, start, visitors
 
 PARTS = {
+    "hand": hand.main,
+    "pace": pace.main,
+    "start": start.main,
     "loop": loop.main,
     "browser": browser.main,
     "visitors": visitors.main,

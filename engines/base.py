@@ -183,6 +183,10 @@ class Engine(Knobbed):
     # The same in pieces, for whoever looks while training goes on: of a `snapshot`, since all
     # pieces must be of one model. What is quick has one piece.
 
+    def prepared(self) -> Pieces[None]:
+        """What any look at the density needs first, kept for as long as the model stays so."""
+        yield
+
     def sample_pieces(self, n: int) -> Pieces[Tensor]:
         """`sample`."""
         yield
@@ -192,16 +196,17 @@ class Engine(Knobbed):
         """`draws`."""
         if not self.has_draws:
             return (yield from self.sample_pieces(n))
-        yield
+        yield from self.prepared()
         return self.draws(n)
 
     def probe_pieces(self, x: Tensor) -> Pieces[Tensor]:
         """`probe_log_prob`, (N, dim) → (N,)."""
-        yield
+        yield from self.prepared()
         return self.probe_log_prob(x)
 
     def field_pieces(self, x: Tensor) -> Pieces[Tensor]:
         """`field_log_prob`, (N, dim) → (N,); `effort` may make it coarser."""
+        yield from self.prepared()
         found = []
         for part in x.split(self.field_rows):
             yield

@@ -18,7 +18,7 @@ from engines import pictures
 from engines.lanes import Lane
 from engines.marks import Curves, Metric, Panel
 from engines.pace import Budget, Pieces, move, shares
-from engines.probes import Survey
+from engines.probes import OWN, Survey
 from engines.rival import rival
 
 if TYPE_CHECKING:
@@ -92,7 +92,11 @@ class Looking:
         waiting = []
         for lane in self.run.lanes:
             key = lane.model_key
-            self._own(lane, now, fresh)
+            late = (now - lane.probed_at.get("", -np.inf)) / self._pause(lane)
+            if fresh or (late > 1 and lane.own_cost <= DEAR):
+                self._own(lane, now, fresh)
+            elif late > 1:
+                waiting.append((late, lane, OWN, key))
             for probe in lane.probes:
                 late = (now - lane.probed_at.get(probe.name, -np.inf)) * probe.hz
                 if lane.probed_key.get(probe.name) != key and (fresh or late >= 1):
@@ -104,9 +108,12 @@ class Looking:
         for _, lane, probe, key in waiting:
             if not fresh and not self._numbers.open(now):
                 break
-            if not fresh and self._dear(lane):
+            if not fresh and (self._dear(lane) or probe is OWN):
                 if lane.survey is None:
-                    wanted = [p.name for _, other, p, _ in waiting if other is lane]
+                    wanted = [
+                        p.name for _, other, p, _ in waiting
+                        if other is lane and (p is OWN or self._dear(lane))
+                    ]  # fmt: skip
                     lane.survey = Survey(lane.engine, key, wanted)
                     self._spend(self._numbers, lane.survey.cost, fresh)
                 continue
@@ -121,21 +128,17 @@ class Looking:
                 self._go_on(lane)
         self._sorted()
 
+    def _pause(self, lane: Lane) -> float:
+        """Seconds between two looks at the engine's own numbers: they are cheap, but on a busy
+        machine four times a second would leave nothing for the others."""
+        return max(0.25, lane.own_cost / (self._numbers.share / 3))
+
     def _own(self, lane: Lane, now: float, fresh: bool) -> None:
-        # the engine's own numbers are cheap, but on a busy machine four times a second would
-        # leave nothing for the others
-        pause = max(0.25, lane.own_cost / (self._numbers.share / 3))
-        if not fresh and now - lane.probed_at.get("", -np.inf) <= pause:
-            return
-        lane.probed_at[""], begin = now, time.perf_counter()
+        begin = time.perf_counter()
         with lane.engine.still(stream=1):
             found = lane.engine.metrics()
-        for name in lane.own - {metric.name for metric in found}:
-            lane.metrics.pop(name, None)  # what a knob has taken away says nothing now
-        lane.own = {metric.name for metric in found}
-        for metric in found:
-            lane.note(metric, self.run.step)
-        lane.own_cost = time.perf_counter() - begin
+        self._noted(lane, OWN.name, found, lane.model_key, self.run.step)
+        lane.probed_at[OWN.name], lane.own_cost = now, time.perf_counter() - begin
         self._spend(self._numbers, lane.own_cost, fresh)
 
     @staticmethod
@@ -154,6 +157,10 @@ class Looking:
         self._spend(self._numbers, survey.cost - before, fresh=False)
 
     def _noted(self, lane: Lane, name: str, found: list[Metric], key, step: int) -> None:
+        if name == OWN.name:
+            for gone in lane.own - {metric.name for metric in found}:
+                lane.metrics.pop(gone, None)  # what a knob has taken away says nothing now
+            lane.own = {metric.name for metric in found}
         for metric in found:
             lane.note(metric, step)
         lane.probed_at[name], lane.probed_key[name] = time.perf_counter(), key

@@ -147,6 +147,9 @@ class Probe:
         return self.compute()
 
 
+OWN = Probe("", (), list)  # stands for the engine's own numbers, whatever their names
+
+
 class Survey:
     """Some of an engine's probes, made in pieces on the model as it stood at the beginning.
 
@@ -165,9 +168,16 @@ class Survey:
         with self.engine.still(stream=1):
             self._here = self.engine.view_rng.get_state()
         found = {probe.name: probe for probe in probes(self.engine)}
+        found[OWN.name] = Probe.of(OWN.name, (), self._own)
         self._waiting = [found[name] for name in wanted if name in found]
         self._job: Pieces[list[Metric]] | None = None
         self.cost = time.perf_counter() - begin
+
+    def _own(self) -> Pieces[list[Metric]]:
+        if self.engine.has_density:
+            yield from self.engine.prepared()
+        yield
+        return self.engine.metrics()
 
     def advance(self, seconds: float) -> tuple[str, list[Metric]] | None:
         """Go on for so long; a probe's name and its metrics once they are there."""

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from engines import DATASETS, ENGINES, Experiment, pictures
+from engines import DATASETS, Experiment, pictures
 from engines.fields import ExactPath, Field, ode
 from engines.fields.engine import log_normal
 from engines.pace import finish, move
