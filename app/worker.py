@@ -23,6 +23,7 @@ from app.pack import Known, pack
 from app.presets import Watch, matching
 from app.timeline import DENSE, Moment, Timeline
 from engines import BadInput, Diverged, Experiment, Run
+from engines.pace import SENDING
 
 log = logging.getLogger("playground")
 
@@ -330,8 +331,8 @@ class Worker:
             self._read_mail()
             playing = steps is None
             # what Run spends on pictures and numbers is a share of the time already; what
-            # a frame costs beside that may take a tenth, else frames come less often
-            period = max(1 / self.fps, fixed / 0.1)
+            # a frame costs beside that has a share too, else frames come less often
+            period = max(1 / self.fps, fixed / SENDING)
             if playing and self._speed == "max":
                 period = max(period, 0.25)
             until = time.perf_counter() + max(period - drawing, 0.002)

@@ -8,10 +8,13 @@ the address, the checkpoint and the contract tests come by themselves.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,7 @@ from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
+from engines.pace import Pieces
 
 ENGINES: dict[str, type[Engine]] = {}
 NOISE = "noise"  # in place of a source's name
@@ -79,12 +83,15 @@ class Engine(Knobbed):
     loss_label: ClassVar[str] = "loss"
     # held-out rows that live numbers ask log_prob about; fewer where it is dear
     probe_rows: ClassVar[int] = 10_000
+    # whether each sample, or each value of the density, is solved for by many passes through a
+    # network: then pictures may take more of the time, at the cost of training
+    dear: ClassVar[bool] = False
     # what a density shown as a picture is, where `field_log_prob` is cheaper than log_prob
     field_note: ClassVar[str] = ""
     # cells a side of that picture, how many of them are looked at closely, points a side in these;
-    # and how many points are worked out a frame, None for all at once
+    # and how many points are worked out at a time, between which training may go on
     field_grid: ClassVar[tuple[int, int, int]] = (100, 400, 5)
-    field_rows: ClassVar[int | None] = None
+    field_rows: ClassVar[int] = 2048
     # own metrics whose course is drawn as a curve: name → title and unit
     followed: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # what to try when the run diverges
@@ -183,14 +190,46 @@ class Engine(Knobbed):
         """What pictures of the density take for log_prob: the same, unless that is too dear."""
         return self.log_prob(x)
 
-    def frozen(self) -> Callable[[Tensor], Tensor]:
-        """`field_log_prob` of the model as it stands, for engines with `field_rows`: a picture that
-        is made a piece a frame must not be of several models."""
-        return self.field_log_prob
-
     def probe_log_prob(self, x: Tensor) -> Tensor:
         """What live numbers take for log_prob: the same, unless that is too dear."""
         return self.log_prob(x)
+
+    # The same in pieces, for whoever looks while training goes on: of a `snapshot`, since all
+    # pieces must be of one model. What is quick has one piece.
+
+    def prepared(self) -> Pieces[None]:
+        """What any look at the density needs first, kept for as long as the model stays so."""
+        yield
+
+    def sample_pieces(self, n: int) -> Pieces[Tensor]:
+        """`sample`."""
+        yield
+        return self.sample(n)
+
+    def draw_pieces(self, n: int) -> Pieces[Tensor]:
+        """`draws`."""
+        if not self.has_draws:
+            return (yield from self.sample_pieces(n))
+        yield from self.prepared()
+        return self.draws(n)
+
+    def probe_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        """`probe_log_prob`, (N, dim) → (N,)."""
+        yield from self.prepared()
+        return self.probe_log_prob(x)
+
+    def field_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        """`field_log_prob`, (N, dim) → (N,); `effort` may make it coarser."""
+        yield from self.prepared()
+        found = []
+        for part in x.split(self.field_rows):
+            yield
+            found.append(self.field_log_prob(part))
+        return torch.cat(found)
+
+    def field_told(self) -> str:
+        """What is coarser in such a picture than at rest, beside its cells; "" at full effort."""
+        return ""
 
     def panels(self) -> list[Panel]:
         """The pictures that are special to the model; the shared ones come from pictures.py."""
@@ -248,6 +287,51 @@ class Engine(Knobbed):
     def first_rng(self) -> torch.Generator:
         """A generator that stands where `rng` stood at the start."""
         return torch.Generator(self.device).manual_seed(2_000_003 * (self.seed + 1))
+
+    # what share of its full work a picture may take: 1 but where frames stream and it is dear
+    _effort: ClassVar[float] = 1.0
+
+    @property
+    def effort(self) -> float:
+        return self._effort
+
+    @contextlib.contextmanager
+    def easy(self, effort: float) -> Iterator[None]:
+        """Within it pictures are worked out with so much effort."""
+        before, self._effort = self._effort, effort
+        try:
+            yield
+        finally:
+            self._effort = before
+
+    def some(self, n: int, least: int = 8) -> int:
+        """How many of n things a picture shows with the present effort, a multiple of 8."""
+        return n if self._effort == 1 else min(n, max(least, round(n * self._effort / 8) * 8))
+
+    def thinned(self, keys: np.ndarray) -> np.ndarray:
+        """Of keyframes (K,) at rest those that are drawn with the present effort, ends included."""
+        count = len(keys) if self._effort == 1 else max(3, math.ceil(len(keys) * self._effort))
+        return keys[np.unique(np.linspace(0, len(keys) - 1, count).round()).astype(int)]
+
+    def snapshot(self) -> Engine:
+        """The model as it stands, with a viewing generator of its own, for looking alone.
+
+        Whatever goes into a checkpoint is copied, but for optimisers; pool and caches are shared.
+        """
+        out, memo = copy.copy(self), {}
+        for key, value in vars(self).items():
+            if isinstance(value, nn.Module):
+                setattr(out, key, copy.deepcopy(value, memo))
+            elif isinstance(value, Tensor):
+                setattr(out, key, value.detach().clone())
+        out.view_rng = torch.Generator(self.device)
+        out.view_rng.set_state(self.view_rng.get_state())
+        return out
+
+    def adopt(self, seen: Engine) -> None:
+        """Keep what was measured on a snapshot and what pictures here show of it."""
+        if (best := getattr(seen, "_bits_best", None)) is not None:
+            self._bits_best = best
 
     @property
     def has_density(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,10 @@ from torch import Tensor
 
 from engines.base import Engine
 from engines.data.base import Pool
+from engines.density import ModelDensity
 from engines.marks import Metric, Panel
-from engines.probes import Probe, forget, probes
+from engines.pace import Ladder
+from engines.probes import Probe, Survey, forget, probes
 
 
 class Track:
@@ -58,22 +59,6 @@ class Track:
         return track
 
 
-class Budget:
-    """A share of the wall time: it fills at that rate, and is open while not overdrawn."""
-
-    def __init__(self, share: float) -> None:
-        self.share, self.left, self.at = share, 0.0, 0.0
-
-    def open(self, now: float) -> bool:
-        # capped, so that a long pause doesn't buy a burst
-        self.left = min(self.left + self.share * (now - self.at), self.share * 0.25)
-        self.at = now
-        return self.left >= 0
-
-    def spend(self, seconds: float) -> None:
-        self.left -= seconds
-
-
 class Lane:
     """One engine of a run with its curves and numbers; a run has one, or up to four."""
 
@@ -90,15 +75,24 @@ class Lane:
         self.panel_cost: dict[str, float] = {}  # seconds, of the last drawing
         self.probed_at: dict[str, float] = {}
         self.probed_key: dict[str, Any] = {}
+        self.probe_cost: dict[str, float] = {}  # seconds, of the last measurement at once
         self.own_cost = 0.0  # seconds that the engine's own metrics took
+        self.full_cost: dict[str, float] = {}  # like panel_cost, when last drawn in full
+        self.work_cost: dict[str, float] = {}  # of that, without waiting for the density
+        self.ladders: dict[str, Ladder] = defaultdict(Ladder)  # of the panels, by id
         self.fresh = True  # whether the frame being drawn is a single one, or one of a stream
-        self.field: np.ndarray | None = None  # density on the grid, shared by two panels
-        self.field_key: Any = None
-        self.field_at = self.field_cost = self.field_moved = 0.0
-        self.field_job: Iterator[np.ndarray | None] | None = None  # a field in the making
+        self.density = ModelDensity(engine)  # shared by two panels
+        self.survey: Survey | None = None  # numbers in the making
+        self.job: Any = None  # pictures in the making: a `looking.Job`
         # losses that are still on the device: of one step, 0-d, or of several from a first one, (n,)
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.probes: list[Probe] = probes(engine)
+
+    @property
+    def model_key(self) -> Any:
+        """Another one for every state of the model and every setting of it."""
+        knobs = tuple(getattr(self.engine, name) for name in self.engine.knobs)
+        return self.engine.step_count, self.acts, knobs
 
     def feed(self, pool: Pool) -> None:
         """Other data under the engine: the curves stay, and nothing else that tells of the old."""
@@ -108,7 +102,8 @@ class Lane:
         self.probes = probes(self.engine)
         for cache in (self.panels, self.drawn_at, self.probed_at, self.probed_key):
             cache.clear()
-        self.field, self.field_key, self.field_job = None, None, None
+        self.density.forget()
+        self.survey = self.job = None
         # the rows of the table keep their places, and are blank until measured again
         gone = measured - {name for probe in self.probes for name in probe.names}
         blank = {"value": math.nan, "se": None, "floor": None, "step": -1}
@@ -119,6 +114,14 @@ class Lane:
         }
         for name in gone:  # a distance that the new data does not have
             self.metric_tracks.pop(name, None)
+
+    def note(self, metric: Metric, step: int) -> None:
+        """Keep a number that was measured at a step, in its place and on its curve."""
+        metric.step, metric.lane = step, self.index
+        known = self.metrics.get(metric.name)
+        self.metrics[metric.name] = metric
+        if np.isfinite(metric.value) and (known is None or known.step != step):
+            self.metric_tracks[metric.name].add(step, metric.value)
 
     def flush(self) -> bool:
         """Bring pending losses to the CPU in one go; False when one is not finite."""

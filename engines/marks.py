@@ -16,11 +16,14 @@ and in an exported page: app/pack.py says how many bytes each one costs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+
+from engines.pace import Pieces, finish
 
 Role = Literal[
     "data",
@@ -274,15 +277,17 @@ class Panel:
     """One picture.
 
     `marks` may be a function, called when the panel is due: at most `hz` times a second
-    while streaming, always when a single frame is asked for. `box` gives equal axes over
+    while streaming, always when a single frame is asked for; one that yields between pieces of its
+    work, and returns the marks, holds up no frame where it is dear. `box` gives equal axes over
     the same extent as its neighbours; None leaves the axes to the marks. Without `equal` the
     two axes have units of their own, and the box fills the panel: y is a height over x.
     With `first` it stands before the pictures that all engines share, not after them.
+    Panels of the same `basis` show one piece of work, and are drawn in the same frame.
     """
 
     id: str
     title: str
-    marks: Sequence[Mark] | Callable[[], Sequence[Mark]]
+    marks: Sequence[Mark] | Callable[[], Sequence[Mark] | Pieces[Sequence[Mark]]]
     subtitle: str = ""
     box: Box | None = None
     size: Literal["large", "small", "wide"] = "small"
@@ -293,13 +298,25 @@ class Panel:
     help: str = ""
     equal: bool = True
     first: bool = False
+    basis: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether its marks are worked out in pieces."""
+        return inspect.isgeneratorfunction(self.marks)
 
     def drawn(self) -> Panel:
         """The same panel with its marks worked out."""
-        if not callable(self.marks):
-            return self
-        out = Panel(**{**self.__dict__, "marks": ()})
-        marks = self.marks()
+        return finish(self.drawing()) if callable(self.marks) else self
+
+    def drawing(self) -> Pieces[Panel]:
+        """`drawn`, in the pieces that `marks` has."""
+        out, marks = Panel(**{**self.__dict__, "marks": ()}), self.marks
+        if self.cut:
+            marks = yield from marks()
+        elif callable(marks):
+            yield
+            marks = marks()
         out.marks = list(marks)
         return out
 

@@ -105,6 +105,7 @@ class Onlooker:
         own: list[tuple[Any, Any]] = [(lane.engine, lane.probes) for lane in run.lanes]
         for lane, view, pending in zip(run.lanes, views, losses, strict=True):
             lane.engine, lane.probes, lane.pending = view.view, view.probes, pending
+            lane.density.engine = view.view
         run.step, self.looking = step, True
         try:
             with torch.cuda.stream(self.stream) if here is not None else contextlib.nullcontext():
@@ -112,7 +113,7 @@ class Onlooker:
         finally:
             run.step, self.looking = then, False
             for lane, (engine, known), more in zip(run.lanes, own, later, strict=True):
-                lane.engine, lane.probes = engine, known
+                lane.engine, lane.probes, lane.density.engine = engine, known, engine
                 lane.pending = [*lane.pending, *more]
             if here is not None:  # the next copy must not overwrite what is still read
                 here.wait_stream(self.stream)

@@ -6,16 +6,17 @@ They need nothing but `sample`, `log_prob` and the dataset, so each new family h
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engines.kde import through_kernel
 from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points
+from engines.pace import Pieces, finish
 
 if TYPE_CHECKING:
     from engines.base import Engine
@@ -69,42 +70,33 @@ def cell_average(
     most from their neighbours are then averaged over sub × sub points, since a mode may be
     smaller than a cell and an edge may run through it.
     """
-    (field,) = cell_averages(log_prob, box, n, refine, sub, device)
-    return field
+
+    def at_once(x: Tensor) -> Pieces[Tensor]:
+        yield
+        return log_prob(x)
+
+    return finish(cell_averages(at_once, box, n, refine, sub, device))
 
 
 def cell_averages(
-    log_prob: Callable[[Tensor], Tensor],
+    log_prob: Callable[[Tensor], Pieces[Tensor]],
     box: Box,
     n: int,
     refine: int,
     sub: int,
     device: torch.device | str = "cpu",
-    rows: int | None = None,
-) -> Iterator[np.ndarray | None]:
-    """`cell_average` in pieces of so many rows: None after each but the last, which is the field."""
-
-    def density(x: Tensor) -> Iterator[Tensor]:
-        for part in x.split(rows or len(x)):
-            yield log_prob(part).exp().nan_to_num(0.0, 0.0, 0.0)
-
-    grid, found = centres(box, n, device), []
-    for part in density(grid):
-        if found:
-            yield None
-        found.append(part)
-    values = torch.cat(found)
+) -> Pieces[np.ndarray]:
+    """`cell_average` in the pieces that `log_prob` has, (n, n) float32."""
+    grid = centres(box, n, device)
+    values = (yield from log_prob(grid)).exp().nan_to_num(0.0, 0.0, 0.0)
     field = values.reshape(1, 1, n, n)
     above = torch.nn.functional.max_pool2d(field, 3, 1, 1)
     below = -torch.nn.functional.max_pool2d(-field, 3, 1, 1)
     rough = (above - below).flatten().topk(min(refine, n * n)).indices
-    fine, found = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2), []
-    for part in density(fine):
-        if rows:
-            yield None
-        found.append(part)
-    values[rough] = torch.cat(found).reshape(-1, sub * sub).mean(1)
-    yield numpy(values.reshape(n, n)).astype(np.float32)
+    fine = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2)
+    found = (yield from log_prob(fine)).exp().nan_to_num(0.0, 0.0, 0.0)
+    values[rough] = found.reshape(-1, sub * sub).mean(1)
+    return numpy(values.reshape(n, n)).astype(np.float32)
 
 
 _fields: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()  # read-only, for all visitors
@@ -204,59 +196,41 @@ def _plane(lane: Lane) -> list[Panel]:
     box = dataset.extent
     field = density_field(dataset)
     exact = dataset.exact
-    p = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
+    hat = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
 
     def density() -> np.ndarray:
-        # one field serves the model's panel and the error's. While frames stream it takes at
-        # most a tenth of the time, so that samples stay smooth above a costly density; in pieces
-        # it may take more of it, for no frame has to wait for the whole
-        now = time.perf_counter()
-        key = (engine.step_count, lane.acts, tuple(getattr(engine, k) for k in engine.knobs))
-        rested = now - lane.field_at >= (3 if engine.field_rows else 10) * lane.field_cost
-        at_once = lane.field is None or lane.fresh
-        if lane.field_job is not None and at_once:
-            lane.field_job = None
-        stale = lane.field_key != key and (at_once or rested)
-        # two panels ask, and one piece a frame is enough
-        waits = not at_once and now - lane.field_moved < 1 / 30
-        if not waits and (lane.field_job is not None or stale):
-            if lane.field_job is None:
-                lane.field_key, lane.field_at, lane.field_cost = key, now, 0.0
-                rows = None if at_once else engine.field_rows
-                lane.field_job = cell_averages(
-                    engine.frozen(), box, *engine.field_grid, engine.device, rows
-                )
-            # a dear one is made a piece a frame, of the model as it stood at the first
-            if (field := next(lane.field_job)) is not None:
-                lane.field, lane.field_job = field, None
-            lane.field_moved = time.perf_counter()
-            lane.field_cost += lane.field_moved - now
-        return lane.field
+        return lane.density.get(lane.model_key, lane.fresh)  # the same for both panels
 
-    def model() -> list[Mark]:
+    def model() -> Pieces[list[Mark]]:
+        drawn = yield from engine.sample_pieces(engine.some(SAMPLES, 200))
         marks: list[Mark] = []
         if engine.has_density:
             marks.append(Heat(density(), box, label="q(x)", unit="per unit area"))
         marks.append(data_points(engine, 600, 0.35))
-        marks.append(Points(numpy(engine.sample(SAMPLES)), "model", label="samples of the model"))
+        marks.append(Points(numpy(drawn), "model", label="samples of the model"))
         return marks
 
     def truth() -> list[Mark]:
         heat = [] if field is None else [
-            Heat(field, box, label=f"{p}(x)", unit="per unit area", static=True)
+            Heat(field, box, label=f"{hat}(x)", unit="per unit area", static=True)
         ]  # fmt: skip
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        ratio, epsilon = log_ratio(density(), density_field(dataset, engine.field_grid[0]), box)
+        q = density()
+        if len(q) == engine.field_grid[0]:
+            p = density_field(dataset, len(q))
+        else:  # a coarser one: the same cells of the density, without working it out anew
+            p = numpy(through_kernel(torch.from_numpy(density_field(dataset)), box, len(q)))
+        ratio, epsilon = log_ratio(q, p, box)
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
-                     label=f"log (q+ε)/({p}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
+                     label=f"log (q+ε)/({hat}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
     title, about = ("Model density", "its samples in orange, data in blue")
     if not engine.has_density:
         title, about = "Samples of the model", "data in blue"
-    elif engine.field_note:
-        about = f"samples in orange; {engine.field_note}"
+    elif told := "; ".join(part for part in (engine.field_note, lane.density.told) if part):
+        about = f"samples in orange; {told}"
     panels = [
         Panel("model", _name(lane, title), model, about, box, "large",
               help="What the model believes now: its density as a field, its samples in orange."),
@@ -274,6 +248,7 @@ def _plane(lane: Lane) -> list[Panel]:
         )  # fmt: skip
     if field is not None and engine.has_density:
         about = "log q − log p, nats" if exact else "log q − log p̂, nats"
+        about = f"{about}; {lane.density.told}" if lane.density.told else about
         misses = "Red: the model puts mass that is not there. Blue: it misses mass that is."
         if guess:
             misses = ("Red: the model puts more mass than p̂, the kernel estimate. Blue: less. The "
@@ -295,7 +270,8 @@ def _vectors(lane: Lane) -> list[Panel]:
         return points
 
     def model() -> list[Mark]:
-        drawn = Points(numpy(engine.sample(SAMPLES)), "model", label="samples of the model")
+        rows = engine.sample(engine.some(SAMPLES, 200))
+        drawn = Points(numpy(rows), "model", label="samples of the model")
         return [first(data_points(engine, 600, 0.35)), first(drawn)]
 
     panels = [Panel("model", _name(lane, "Samples of the model"), model, about, box, "large",
@@ -378,16 +354,16 @@ def _line(lane: Lane) -> list[Panel]:
 def _images(lane: Lane) -> list[Panel]:
     engine = lane.engine
 
-    def samples() -> list[Mark]:
-        return [sheet(engine, engine.sample(100), 10, "samples of the model")]
+    def samples() -> Pieces[list[Mark]]:
+        return [sheet(engine, (yield from engine.sample_pieces(100)), 10, "samples of the model")]
 
     def data() -> list[Mark]:
         return [sheet(engine, engine.pool.test[:100], 10, "held-out data", static=True)]
 
-    def neighbours() -> list[Mark]:
+    def neighbours() -> Pieces[list[Mark]]:
         from engines.metrics import nearest
 
-        drawn = engine.sample(30)
+        drawn = yield from engine.sample_pieces(30)
         found = engine.pool.train[nearest(drawn, engine.pool.train.float())[1]]
         pairs = torch.stack([drawn, found.float()], 1).flatten(0, 1)
         return [sheet(engine, pairs, 10, "sample, then its nearest training image")]

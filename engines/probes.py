@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ from engines.metrics import (
     share_noise,
     total_variation,
 )
+from engines.pace import Pieces, finish, move
 
 if TYPE_CHECKING:
     from engines.base import Engine
@@ -127,6 +129,72 @@ class Probe:
     names: tuple[str, ...]  # of the metrics it returns, in the order of the page
     compute: Callable[[], list[Metric]]
     hz: float = 2.0
+    pieces: Callable[[], Pieces[list[Metric]]] | None = None  # the same, where it can be left
+
+    @classmethod
+    def of(
+        cls, name: str, names: tuple[str, ...], pieces: Callable[[], Pieces[list[Metric]]],
+        hz: float = 2.0,
+    ) -> Probe:  # fmt: skip
+        """One that is worked out in pieces."""
+        return cls(name, names, lambda: finish(pieces()), hz, pieces)
+
+    def begun(self) -> Pieces[list[Metric]]:
+        """The measurement, in as many pieces as it has."""
+        if self.pieces is not None:
+            return (yield from self.pieces())
+        yield
+        return self.compute()
+
+
+OWN = Probe("", (), list)  # stands for the engine's own numbers, whatever their names
+
+
+class Survey:
+    """Some of an engine's probes, made in pieces on the model as it stood at the beginning.
+
+    So what is dear holds up no frame, and samples are drawn once for all the numbers that are made
+    of them.
+
+    Attributes:
+        of: what tells the state of the model from others (`Lane.model_key`).
+        step: at which it stood so.
+        cost: seconds spent so far.
+    """
+
+    def __init__(self, engine: Engine, of: Any, wanted: Collection[str]) -> None:
+        begin = time.perf_counter()
+        self.engine, self.of, self.step = engine.snapshot(), of, engine.step_count
+        with self.engine.still(stream=1):
+            self._here = self.engine.view_rng.get_state()
+        found = {probe.name: probe for probe in probes(self.engine)}
+        found[OWN.name] = Probe.of(OWN.name, (), self._own)
+        self._waiting = [found[name] for name in wanted if name in found]
+        self._job: Pieces[list[Metric]] | None = None
+        self.cost = time.perf_counter() - begin
+
+    def _own(self) -> Pieces[list[Metric]]:
+        if self.engine.has_density:
+            yield from self.engine.prepared()
+        yield
+        return self.engine.metrics()
+
+    def advance(self, seconds: float) -> tuple[str, list[Metric]] | None:
+        """Go on for so long; a probe's name and its metrics once they are there."""
+        begin = time.perf_counter()
+        if self._job is None:
+            self.engine.view_rng.set_state(self._here)
+            self._job = self._waiting[0].begun()
+        done, found = move(self._job, seconds)
+        self.cost += time.perf_counter() - begin
+        if not done:
+            return None
+        self._job = None
+        return self._waiting.pop(0).name, found
+
+    @property
+    def over(self) -> bool:
+        return not self._waiting
 
 
 class Reference:
@@ -272,6 +340,11 @@ def draw(engine: Engine) -> tuple[Tensor, np.ndarray, str]:
 
     Drawn once for all probes of one state of the model.
     """
+    return finish(drawing(engine))
+
+
+def drawing(engine: Engine) -> Pieces[tuple[Tensor, np.ndarray, str]]:
+    """`draw`, in the engine's pieces."""
     state = [value for name, value in vars(engine).items() if not name.startswith("_")]
     tensors = [p for m in state if isinstance(m, nn.Module) for p in m.parameters()]
     tensors += [v for v in state if isinstance(v, Tensor)]
@@ -282,7 +355,7 @@ def draw(engine: Engine) -> tuple[Tensor, np.ndarray, str]:
         tuple((id(t), t._version) for t in tensors),
     )
     if getattr(engine, "_drawn_key", None) != key:
-        x = engine.sample(reference(engine.pool).n)
+        x = yield from engine.sample_pieces(reference(engine.pool).n)
         rows = as_array(x)
         bad = 1 - np.isfinite(rows).all(axis=1).mean()
         wrong = f"{percent(bad)} of the samples are not finite numbers" if bad else ""
@@ -321,37 +394,42 @@ def _space_probes(engine: Engine) -> list[Probe]:
             f"{explained} Here p̂ is a kernel estimate from the training points, so that the "
             "number may fall below 0: then the model describes the data better than p̂ does."))  # fmt: skip
 
-    def forward() -> list[Metric]:
+    def forward() -> Pieces[list[Metric]]:
         n = min(N_SAMPLES, engine.probe_rows)
-        gap = kl(ref.log_p[:n], engine.probe_log_prob(pool.test[:n]))
+        gap = kl(ref.log_p[:n], (yield from engine.probe_pieces(pool.test[:n])))
         return [divergence("kl_pq", gap, falling)]
 
-    def backward() -> list[Metric]:
+    def backward() -> Pieces[list[Metric]]:
         # a model that samples in its own, approximate way says what log_prob would give
         n = min(N_REVERSE, engine.probe_rows)
-        x, _, wrong = (engine.draws(n), None, "") if engine.has_draws else draw(engine)
+        if engine.has_draws:
+            x, wrong = (yield from engine.draw_pieces(n)), ""
+        else:
+            x, _, wrong = yield from drawing(engine)
         if wrong:
             return [divergence("kl_qp", Estimate(math.nan, None, wrong), rising)]
         x = x[:n]
-        gap = kl(engine.probe_log_prob(x), dataset.log_prob(x), "q", "p")
-        return [divergence("kl_qp", gap, rising)]
+        log_q = yield from engine.probe_pieces(x)
+        return [divergence("kl_qp", kl(log_q, dataset.log_prob(x), "q", "p"), rising)]
 
-    def held_out() -> list[Metric]:
-        log_q = engine.probe_log_prob(pool.test[: min(N_SAMPLES, engine.probe_rows)])
+    def held_out() -> Pieces[list[Metric]]:
+        x = pool.test[: min(N_SAMPLES, engine.probe_rows)]
+        log_q = yield from engine.probe_pieces(x)
         return [_metric("nll", kl(torch.zeros_like(log_q), log_q, "the data"), falling)]
 
-    def distance(name: str) -> Callable[[], list[Metric]]:
-        def compute() -> list[Metric]:
-            _, x, wrong = draw(engine)
+    def distance(name: str) -> Callable[[], Pieces[list[Metric]]]:
+        def pieces() -> Pieces[list[Metric]]:
+            _, x, wrong = yield from drawing(engine)
             found = Estimate(math.nan, None, wrong) if wrong else getattr(ref, name)(x)
+            yield
             return [_metric(name, found, floor=getattr(ref, f"{name}_floor"))]
 
-        return compute
+        return pieces
 
     mode_names = ("modes", "within_3sigma", "share_tv", "spread")
 
-    def modes() -> list[Metric]:
-        _, x, wrong = draw(engine)
+    def modes() -> Pieces[list[Metric]]:
+        _, x, wrong = yield from drawing(engine)
         ideal, k = ref.ideal, len(ref.modes.weights)
         if wrong:
             return [_metric(name, Estimate(math.nan, None, wrong)) for name in mode_names]
@@ -368,15 +446,15 @@ def _space_probes(engine: Engine) -> list[Probe]:
 
     out = []
     if engine.has_density and dataset.has_density:
-        out += [Probe("kl_pq", ("kl_pq",), forward), Probe("kl_qp", ("kl_qp",), backward)]
+        out += [Probe.of("kl_pq", ("kl_pq",), forward), Probe.of("kl_qp", ("kl_qp",), backward)]
     if engine.has_density and not dataset.exact:
-        out += [Probe("nll", ("nll",), held_out)]
-    out += [Probe("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 0.4),
-            Probe("energy", ("energy",), distance("energy"), 0.3)]  # fmt: skip
+        out += [Probe.of("nll", ("nll",), held_out)]
+    out += [Probe.of("sliced_w2", ("sliced_w2",), distance("sliced_w2"), 0.4),
+            Probe.of("energy", ("energy",), distance("energy"), 0.3)]  # fmt: skip
     if len(ref.held) > 10 and pool.dim <= KNN_DIM:
-        out += [Probe("knn_kl", ("knn_kl",), distance("knn_kl"), 0.4)]
+        out += [Probe.of("knn_kl", ("knn_kl",), distance("knn_kl"), 0.4)]
     if ref.modes is not None:
-        out += [Probe("modes", mode_names, modes)]
+        out += [Probe.of("modes", mode_names, modes)]
     return out
 
 
@@ -402,21 +480,21 @@ def _image_probes(engine: Engine) -> list[Probe]:
                _metric("bits_train", train, kind)]  # fmt: skip
         return out if best is None else [*out, _metric("bits_best", best, kind)]
 
-    def neighbours() -> list[Metric]:
-        x, _, wrong = draw(engine)
+    def neighbours() -> Pieces[list[Metric]]:
+        x, _, wrong = yield from drawing(engine)
         found = Estimate(math.nan, None, wrong)
         if not wrong:
             found = nearest_ratio(x, ref.train_centres, pool.test[:N_IMAGES])
         return [_metric("nn_ratio", found, floor=1.0)]
 
-    def energy() -> list[Metric]:
-        _, x, wrong = draw(engine)
+    def energy() -> Pieces[list[Metric]]:
+        _, x, wrong = yield from drawing(engine)
         found = Estimate(math.nan, None, wrong) if wrong else ref.energy(x)
         return [_metric("energy", found, text="energy_images", floor=ref.energy_floor)]
 
     out = []
     if engine.has_density:
         out.append(Probe("bits", ("bits_val", "bits_test", "bits_train", "bits_best"), bits))
-    out.append(Probe("nn_ratio", ("nn_ratio",), neighbours, 0.5))
-    out.append(Probe("energy", ("energy",), energy, 0.4))
+    out.append(Probe.of("nn_ratio", ("nn_ratio",), neighbours, 0.5))
+    out.append(Probe.of("energy", ("energy",), energy, 0.4))
     return out

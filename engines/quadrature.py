@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from engines.data.base import Pool
 from engines.marks import Box
+from engines.pace import Pieces, finish
 from engines.pictures import centres
 
 TILE = 4096  # rows at a time, so that a network's activations stay in the cache
@@ -64,12 +66,40 @@ class Quadrature:
         device: torch.device | str = "cpu",
         n: int = 256,
     ) -> None:
+        self._begin(log_f, box, device, n)
+        finish(self._fill())
+
+    @classmethod
+    def made(cls, *given: Any) -> Pieces[Self]:
+        """The same from the same arguments, a tile of cells at a time."""
+        out = cls.__new__(cls)
+        out._begin(*given)
+        yield from out._fill()
+        return out
+
+    def _begin(
+        self,
+        log_f: Callable[[Tensor], Tensor],
+        box: Box,
+        device: torch.device | str = "cpu",
+        n: int = 256,
+    ) -> None:
         x0, x1, y0, y1 = box
         self.log_f, self.box = log_f, box
         self.centres = centres(box, n, device)
         self.cell = torch.tensor([(x1 - x0) / n, (y1 - y0) / n], device=device)
+
+    def _fill(self) -> Pieces[None]:
+        found = []
+        for part in self.centres.split(TILE):
+            yield
+            found.append(self.log_f(part))
+        self._settle(torch.cat(found).double())
+
+    def _settle(self, values: Tensor) -> None:
+        """Take over log_f at the centres, (n²,)."""
         area = self.cell.double().log().sum()
-        self._values = self._tiled(self.centres)
+        self._values = values.nan_to_num(-math.inf, math.inf, -math.inf)
         self.log_z = self._values.logsumexp(0) + area
         self.log_mass = self._values + area - self.log_z
 

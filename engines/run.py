@@ -10,23 +10,20 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from engines import pictures
 from engines.base import ENGINES, Engine
 from engines.experiment import Experiment
 from engines.graphs import Backend, Cuda, Graphs
 from engines.knobs import BadInput, shown
-from engines.lanes import Budget, Lane, Track, lane_label
-from engines.marks import Curves, Frame, Metric, Panel
+from engines.lanes import Lane, Track, lane_label
+from engines.looking import Looking
+from engines.marks import Frame, Metric
 from engines.onlook import Onlooker
-from engines.rival import rival
 
 MAX_CHECKPOINT = 256 * 2**20
-PANEL_SHARE, PROBE_SHARE = 0.08, 0.05  # of the wall time, while frames are streamed
 
 
 class Diverged(ArithmeticError):
@@ -66,9 +63,8 @@ class Run:
         self.step, self.seconds, self.diverged = 0, 0.0, None
         self.quickened = ""
         self._last_frame: Frame | None = None
-        self.budgeted = 0.0  # seconds of the last frame that went to panels and metrics
         self._ticks: list[tuple[int, float]] = []
-        self._panel_budget, self._probe_budget = Budget(PANEL_SHARE), Budget(PROBE_SHARE)
+        self._looking = Looking(self)
 
     def _label(self) -> None:
         """Name the lanes by what tells them apart."""
@@ -244,7 +240,7 @@ class Run:
         self._check()
         if not self.diverged:
             with torch.no_grad():
-                self._measure(fresh)
+                self._looking.measure(fresh)
         return [m for lane in self.lanes for m in lane.metrics.values()]
 
     def _check(self) -> None:
@@ -275,124 +271,30 @@ class Run:
             with self.onlooker.look(self, ahead):
                 return self.frame(fresh, hidden, measure, settled)
         self._flush()
-        self.budgeted = 0.0
+        self._looking.spent = 0.0
         self._check()
         if self.diverged and self._last_frame is not None:
             self._last_frame.note = self.diverged
             return self._last_frame
         with torch.no_grad():
             if measure:
-                self._measure(fresh)
-            panels = self._draw(fresh, hidden, settled)
+                self._looking.measure(fresh)
+            panels = self._looking.draw(fresh, hidden, settled)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
             self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
         )
         return self._last_frame
 
-    def _measure(self, fresh: bool) -> None:
-        """Work out the metrics that are due. A number is redone only for another model."""
-        now = time.perf_counter()
-        waiting = []
-        for lane in self.lanes:
-            key = (self.step, lane.acts, tuple(self.experiment.knobs.items()))
-            # the engine's own numbers are cheap, but on a busy machine four times a second
-            # would leave nothing for the others
-            pause = max(0.25, lane.own_cost / (PROBE_SHARE / 3))
-            if fresh or now - lane.probed_at.get("", -np.inf) > pause:
-                lane.probed_at[""], begin = now, time.perf_counter()
-                with lane.engine.still(stream=1):
-                    found = lane.engine.metrics()
-                for name in lane.own - {metric.name for metric in found}:
-                    lane.metrics.pop(name, None)  # what a knob has taken away says nothing now
-                lane.own = {metric.name for metric in found}
-                for metric in found:
-                    self._note(lane, metric)
-                lane.own_cost = time.perf_counter() - begin
-                self._spend(self._probe_budget, begin, fresh)
-            for probe in lane.probes:
-                late = (now - lane.probed_at.get(probe.name, -np.inf)) * probe.hz
-                if lane.probed_key.get(probe.name) != key and (fresh or late >= 1):
-                    waiting.append((late, lane, probe, key))
-        for _, lane, probe, key in sorted(waiting, key=lambda item: item[0], reverse=True):
-            if not fresh and not self._probe_budget.open(now):
-                break
-            begin = time.perf_counter()
-            with lane.engine.still(stream=1):
-                for metric in probe.compute():
-                    self._note(lane, metric)
-            lane.probed_at[probe.name], lane.probed_key[probe.name] = now, key
-            self._spend(self._probe_budget, begin, fresh)
-        beaten = rival(self.pool)
-        for lane in self.lanes:
-            for metric in lane.metrics.values():
-                metric.rival = beaten.get(metric.name)
-            # the page shows them in the order of the probes, whichever came first
-            order = {name: i for i, name in enumerate(n for p in lane.probes for n in p.names)}
-            lane.metrics = dict(
-                sorted(lane.metrics.items(), key=lambda item: order.get(item[0], len(order)))
-            )
-
-    def _spend(self, budget: Budget, begin: float, fresh: bool) -> None:
-        seconds = time.perf_counter() - begin
-        # what was asked for at rest is no debt: the stream would stand still until it is paid
-        if not fresh:
-            budget.spend(seconds)
-        self.budgeted += seconds
-
-    def _note(self, lane: Lane, metric: Metric) -> None:
-        metric.step, metric.lane = self.step, lane.index
-        known = lane.metrics.get(metric.name)
-        lane.metrics[metric.name] = metric
-        if np.isfinite(metric.value) and (known is None or known.step != self.step):
-            lane.metric_tracks[metric.name].add(self.step, metric.value)
-
-    def _draw(self, fresh: bool, hidden: Collection[str], settled: bool) -> list[Panel]:
-        """The panels of all lanes; those that are due are drawn anew."""
-        now = time.perf_counter()
-        wanted = []
-        for lane in self.lanes:
-            lane.fresh = fresh
-            own = lane.engine.panels()
-            # an engine's own picture takes the place of the shared one of its id
-            mine = {panel.id: panel for panel in own}
-            both = [mine.pop(panel.id, panel) for panel in pictures.shared(lane)]
-            rest, owned = [panel for panel in own if panel.id in mine], {id(p) for p in own}
-            for panel in sorted([*both, *rest], key=lambda panel: not panel.first):
-                panel.lane = lane.index
-                # a shared picture without a name of a lane, like the data's, is of all
-                theirs = id(panel) in owned and lane.label and len(self.lanes) > 1
-                if theirs and lane.label not in panel.title:
-                    panel.title = f"{panel.title} · {lane.label}"
-                if panel.id in hidden:
-                    lane.panels.pop(panel.id, None)
-                    continue
-                kept = lane.panels.get(panel.id)
-                stands = settled and kept and not all(isinstance(m, Curves) for m in kept.marks)
-                waited = now - lane.drawn_at.get(panel.id, -np.inf)
-                # by seconds waited, not by turns missed: on a busy machine the quick large
-                # panels would take every turn, and the small ones stand still
-                urgency = waited * (3 if panel.size == "large" else 1)
-                due = not stands and waited * panel.hz >= 1
-                must = not kept or (fresh and not stands)
-                wanted.append((must, due, urgency, lane, panel))
-        for must, due, _, lane, panel in sorted(wanted, key=lambda w: (w[0], w[2]), reverse=True):
-            # a curve costs next to nothing, and shall not wait for the fields
-            cheap = lane.panel_cost.get(panel.id, 1.0) < 0.002
-            if not must and not (due and (self._panel_budget.open(now) or cheap)):
-                continue
-            begin = time.perf_counter()
-            with lane.engine.still():
-                lane.panels[panel.id] = panel.drawn()
-            lane.drawn_at[panel.id] = now
-            lane.panel_cost[panel.id] = time.perf_counter() - begin
-            self._spend(self._panel_budget, begin, fresh)
-        return [lane.panels[panel.id] for _, _, _, lane, panel in wanted]
-
     @property
     def drawing(self) -> float:
-        """Seconds that all pictures took when each was last drawn."""
-        return sum(cost for lane in self.lanes for cost in lane.panel_cost.values())
+        """Seconds that all pictures take in full."""
+        return sum(cost for lane in self.lanes for cost in lane.full_cost.values())
+
+    @property
+    def budgeted(self) -> float:
+        """Seconds of the last frame that went to pictures and numbers."""
+        return self._looking.spent
 
     def rate(self) -> float:
         """Steps per second of training over the last second or so."""

@@ -15,7 +15,7 @@ os.environ.setdefault("PLAYGROUND_COMPILE", "0")
 def no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel estimates beside divergences take a core for seconds: tests/test_rival.py asks
     for them, the others go without."""
-    monkeypatch.setattr("engines.run.rival", lambda pool: {})
+    monkeypatch.setattr("engines.looking.rival", lambda pool: {})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.contract import start, taken
 
 def lattice(engine: str) -> tuple[tuple[float, ...], int]:
     """A box and how many cells a side integrate over it: a density by an ODE is dear, and smooth."""
-    return (-12.0, 12.0, -12.0, 12.0), 80 if ENGINES[engine].field_rows else 400
+    return (-12.0, 12.0, -12.0, 12.0), 80 if ENGINES[engine].dear else 400
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_densities_integrate_to_one_and_are_those_of_the_samples(engine):
     # entr(0) = 0: a model may have a domain, and no density beyond it
     entropy = float(torch.special.entr(grid_log.exp()).sum() * cell)
     with torch.no_grad():  # those of `sample`, unless a model says that they are approximate
-        x = run.engine.draws(2_000 if ENGINES[engine].field_rows else 20_000)
+        x = run.engine.draws(2_000 if ENGINES[engine].dear else 20_000)
 
     def agrees(log_q: torch.Tensor) -> bool:
         se = float(log_q.std()) / len(log_q) ** 0.5

@@ -80,7 +80,7 @@ def test_a_rival_that_leaves_the_support_is_infinitely_far():
 
 @pytest.mark.slow
 def test_it_comes_by_itself_and_stands_beside_the_divergences(monkeypatch):
-    monkeypatch.setattr("engines.run.rival", rival.rival)
+    monkeypatch.setattr("engines.looking.rival", rival.rival)
     run = Experiment("moons", "mixture", seed=12345).start("cpu")
     first = {m.name: m for m in run.measure()}
     assert first["kl_pq"].rival is None  # the run does not wait for it

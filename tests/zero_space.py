@@ -22,14 +22,14 @@ import httpx  # noqa: E402
 import torch  # noqa: E402
 from gradio.context import LocalContext  # noqa: E402
 
-import engines.run  # noqa: E402
+import engines.looking  # noqa: E402
 from app import zero  # noqa: E402
 from app.box import free  # noqa: E402
 from app.pack import unpack  # noqa: E402
 from app.session import Session  # noqa: E402
 from engines import Experiment  # noqa: E402
 
-engines.run.rival = lambda pool: {}  # as in tests/conftest.py
+engines.looking.rival = lambda pool: {}  # as in tests/conftest.py
 
 
 class Visitor:

@@ -20,6 +20,7 @@ from engines.fields import Field, FieldModel, ode
 from engines.fields.engine import log_normal
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
+from engines.pace import Pieces, finish
 from engines.probes import Probe
 
 
@@ -115,7 +116,7 @@ class Diffusion(FieldModel):
     RHO = 5.0
     STEPS_PROBE, STEPS_FIELD = 20, 10
     EVERY, VALIDATED = 20, 1000  # steps between two looks at validation points; rows in each
-    probe_rows, field_rows = 600, 512  # what one frame has to wait for
+    probe_rows = 600
 
     def start(self, pool: Pool) -> None:
         super().start(pool)
@@ -282,11 +283,22 @@ class Diffusion(FieldModel):
         sampler: str | None = None,
     ) -> Tensor:
         """n samples (n, dim) in data units; steps and sampler of the knobs unless told."""
-        parts = self.noise(n, generator).split(self.TILE)
+        return finish(self.sample_pieces(n, generator, steps, sampler))
+
+    def sample_pieces(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+    ) -> Pieces[Tensor]:
+        """`sample`, a step of the sampler on `TILE` rows at a time."""
         ends = []
-        for part in parts:
-            *_, z = self.states(part, generator, steps, sampler)
-            ends.append(z)
+        for part in self.noise(n, generator).split(self.TILE):
+            for z in self.states(part, generator, steps, sampler):
+                end = z
+                yield
+            ends.append(end)
         return self.unstandardise(torch.cat(ends) / self.noising.at(self.noising.low)[0])
 
     # ------------------------------------------------------------ the density
@@ -334,10 +346,15 @@ class Diffusion(FieldModel):
 
     def draws(self, n: int) -> Tensor:
         """n draws (n, d) of the density itself, by its ODE, whatever the sampler of the knobs."""
+        return finish(self.draw_pieces(n))
+
+    def draw_pieces(self, n: int) -> Pieces[Tensor]:
+        """`draws`, a step of the ODE at a time."""
         if not self.has_density:
-            return self.sample(n)
-        z = self.randn(n, self.dim)
-        return self.unstandardise(ode.end(self.drift, z, self.times(self.STEPS_PROBE)[::-1]))
+            return (yield from self.sample_pieces(n))
+        times = self.times(self.STEPS_PROBE)[::-1]
+        z = yield from ode.ending(self.drift, self.randn(n, self.dim), times)
+        return self.unstandardise(z)
 
     # ------------------------------------------------------------ numbers and pictures
 

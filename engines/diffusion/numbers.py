@@ -12,6 +12,7 @@ from torch import Tensor
 from engines.diffusion.samplers import SAMPLERS
 from engines.diffusion.schedules import HIGH, LOW
 from engines.marks import Metric
+from engines.pace import Pieces
 from engines.pictures import numpy
 from engines.probes import Probe, reference
 
@@ -95,9 +96,10 @@ def probes(engine: Diffusion) -> list[Probe]:
                         "reverse SDE in infinitely many steps. KL(p‖q) above is that of the ODE."),
         ]  # fmt: skip
 
-    def solved() -> list[Metric]:
+    def solved() -> Pieces[list[Metric]]:
         x, n = engine.pool.test[:CHECKED], engine.STEPS_PROBE
-        apart = (engine.log_density(n)(x) - engine.log_density(2 * n)(x)).abs().double()
+        log_q = yield from engine.density_pieces(x, n)
+        apart = (log_q - (yield from engine.density_pieces(x, 2 * n))).abs().double()
         return [
             Metric("ode_error", float(apart.mean()), "nats", "estimate", floor=0.0,
                    label="Error of solving the ODE",
@@ -109,7 +111,7 @@ def probes(engine: Diffusion) -> list[Probe]:
     if engine.exact is not None:
         out.append(Probe("score_gap", ("score_gap",), lost, 0.4))
     if engine.has_density:
-        out.append(Probe("ode_error", ("ode_error",), solved, 0.1))
+        out.append(Probe.of("ode_error", ("ode_error",), solved, 0.1))
     return out
 
 

@@ -23,6 +23,7 @@ from engines.marks import (
     Role,
     Slider,
 )
+from engines.pace import Pieces
 from engines.pictures import centres, numpy
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ def forward(engine: Diffusion, x: Tensor) -> Tensor:
     return torch.stack([engine.unstandardise(cos * z + sin * noise) for cos, sin in found])
 
 
-def backward(engine: Diffusion, n: int, most: int) -> tuple[np.ndarray, list[Tensor]]:
+def backward(engine: Diffusion, n: int, most: int) -> Pieces[tuple[np.ndarray, list[Tensor]]]:
     """At most so many of the states on the way from noise to data, and their shares u, falling."""
     kept = np.unique(np.linspace(0, engine.steps, min(engine.steps + 1, most)).round())
-    states = engine.states(engine.noise(n))
-    found = [z for i, z in enumerate(states) if i in kept]
+    found = []
+    for i, z in enumerate(engine.states(engine.noise(n))):
+        found += [z] if i in kept else []
+        yield
     return 1 - kept / engine.steps, found
 
 
@@ -88,8 +91,8 @@ def plane(engine: Diffusion) -> list[Panel]:
         xy = forward(engine, pool.test[:POINTS].float())
         return [Points(numpy(xy), "data", keys=keys, label="the same data points")]
 
-    def denoising() -> list[Mark]:
-        u, states = backward(engine, POINTS, VERTICES)
+    def denoising() -> Pieces[list[Mark]]:
+        u, states = yield from backward(engine, engine.some(POINTS, 96), VERTICES)
         xy = np.stack([numpy(circled(engine, z, at)) for at, z in zip(u, states, strict=True)])
         end = torch.from_numpy(xy[-1])
         group = dataset.classify(end)
@@ -156,8 +159,9 @@ def fields(engine: Diffusion) -> list[Panel]:
     feet = numpy(centres(box, ARROWS))
 
     def learned() -> list[Mark]:
-        way = [arrows(engine, learned_noise(engine, ARROWS, u), u) for u in keys]
-        return [*under(), Arrows(feet, np.stack(way), "score", keys=keys, label="learned score")]
+        some = engine.thinned(keys)
+        way = [arrows(engine, learned_noise(engine, ARROWS, u), u) for u in some]
+        return [*under(), Arrows(feet, np.stack(way), "score", keys=some, label="learned score")]
 
     def under() -> list[Mark]:
         if engine.exact is None:
@@ -172,15 +176,16 @@ def fields(engine: Diffusion) -> list[Panel]:
         drawn = Arrows(feet, np.stack(way), "truth", keys=keys, label="exact score", static=True)
         return [*under(), drawn]
 
-    def error() -> list[Mark]:
-        found = []
-        for u in keys:
+    def error() -> Pieces[list[Mark]]:
+        found, some = [], engine.thinned(keys)
+        for u in some:
+            yield
             right, log_p = exact_noise(engine, CELLS, u)
             apart = (learned_noise(engine, CELLS, u) - right).norm(dim=1)
             met = log_p > log_p.max() + math.log(SEEN)
             found.append(numpy(torch.where(met, apart, math.nan)))
-        values = np.stack(found).reshape(KEYS, CELLS, CELLS)
-        return [Heat(values, box, "lost", hi=0.5, gamma=0.7, keys=keys,
+        values = np.stack(found).reshape(-1, CELLS, CELLS)
+        return [Heat(values, box, "lost", hi=0.5, gamma=0.7, keys=some,
                      label="|ε̂ − E[ε|z]|", unit="of the noise")]  # fmt: skip
 
     known = engine.exact is not None
@@ -213,13 +218,13 @@ def images(engine: Diffusion) -> list[Panel]:
         shown = np.clip(numpy(x) / dataset.levels, 0, 1).astype(np.float32)
         return shown.reshape(*x.shape[:-1], *dataset.shape)
 
-    def way() -> list[Mark]:
-        u, states = backward(engine, SHEET, KEYS)
+    def way() -> Pieces[list[Mark]]:
+        u, states = yield from backward(engine, SHEET, KEYS)
         x = torch.stack([circled(engine, z, at) for at, z in zip(u, states, strict=True)][::-1])
         return [Images(pixels(x), 8, keys=u[::-1], label="on the way to digits")]
 
-    def guesses() -> list[Mark]:
-        u, states = backward(engine, SHEET, KEYS)
+    def guesses() -> Pieces[list[Mark]]:
+        u, states = yield from backward(engine, SHEET, KEYS)
         noising = engine.noising
         found = [engine.denoise(z, noising.place(at)) for at, z in zip(u, states, strict=True)]
         x = engine.unstandardise(torch.stack(found[::-1]))

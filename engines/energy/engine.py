@@ -19,6 +19,7 @@ from engines.energy.langevin import Moves, Trace
 from engines.energy.network import Energy
 from engines.knobs import knob
 from engines.marks import Box, Metric, Panel
+from engines.pace import Pieces, finish
 from engines.quadrature import Quadrature, domain
 
 PERSISTENT, CONTRASTIVE, SHORT = "persistent CD", "contrastive divergence", "short-run"
@@ -280,15 +281,19 @@ class EnergyBased(Engine):
 
     def quadrature(self) -> Quadrature:
         """Z, and all that follows from it, of the energy as it stands; kept until it changes."""
+        finish(self.prepared())
+        return self._quadrature
+
+    def prepared(self) -> Pieces[None]:
         if not self.has_density:
             raise NotImplementedError("Above two dimensions an energy has no density to show.")
         weights = tuple((id(p), p._version) for p in self.shown.parameters())
         key = (weights, self.temperature)
         if self._quadrature_key != key:
             t = self.temperature
-            self._quadrature = Quadrature(lambda x: -self.energy(x) / t, self._box, self.device)
+            log_f = lambda x: -self.energy(x) / t  # noqa: E731
+            self._quadrature = yield from Quadrature.made(log_f, self._box, self.device)
             self._quadrature_key = key
-        return self._quadrature
 
     def log_prob(self, x: Tensor) -> Tensor:
         """−E(x)/T − log Z in nats, (N, 2) → (N,); −∞ outside the domain. Z by quadrature."""
@@ -304,9 +309,13 @@ class EnergyBased(Engine):
         their k moves from noise. Those of contrastive divergence, which begin at data, are made
         to begin at noise here, and make as many moves as the picture of chains shows.
         """
+        return finish(self.sample_pieces(n, generator))
+
+    def sample_pieces(self, n: int, generator: torch.Generator | None = None) -> Pieces[Tensor]:
+        """`sample`, `TILE` kept chains at a time."""
         rng = generator or self.view_rng
         if self.method != PERSISTENT:
-            return self.unstandardise(self.from_noise(n, rng).places[-1])
+            return self.unstandardise((yield from self.from_noise(n, rng)).places[-1])
         moves, count = self.moves(), len(self.chains)
         index = torch.randperm(count, generator=rng, device=self.device)[:n]
         if n > count:
@@ -314,17 +323,19 @@ class EnergyBased(Engine):
             index = torch.cat([index, more])
         out = []
         for part in self.chains[index].clamp(self._low, self._high).split(self.TILE):
+            yield
             z, energy, _ = langevin.run(self.shown.force, part, moves, rng, self.SETTLE)
             if self.leaps and moves.metropolis:
                 z = self._leap(self.shown, z, energy, moves, rng)
             out.append(z)
         return self.unstandardise(torch.cat(out))
 
-    def from_noise(self, n: int, rng: torch.Generator) -> Trace:
+    def from_noise(self, n: int, rng: torch.Generator) -> Pieces[Trace]:
         """n chains of the energy that is shown, from noise on, in standardised units."""
         moves = self.moves()
         count = self.k if self.method == SHORT else self.walk
-        return langevin.run(self.shown.force, moves.anywhere(n, rng), moves, rng, count)[2]
+        begin = moves.anywhere(n, rng)
+        return (yield from langevin.running(self.shown.force, begin, moves, rng, count))[2]
 
     # ------------------------------------------------------------ numbers and pictures
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.pace import Pieces, finish
+
 Force = Callable[[Tensor], tuple[Tensor, Tensor]]
 FAR = 1.5  # the longest drift of one move, in lengths √dim·ε of its noise
 
@@ -92,6 +94,13 @@ def run(
     Returns:
         z (N, dim), E(z) (N,), and how it came there.
     """
+    return finish(running(force, z, moves, rng, count))
+
+
+def running(
+    force: Force, z: Tensor, moves: Moves, rng: torch.Generator, count: int | None = None
+) -> Pieces[tuple[Tensor, Tensor, Trace]]:
+    """`run`, a move at a time."""
     count = moves.steps if count is None else count
     energy, slope = force(z)
     places, proposals, accepted = [z], [], []
@@ -118,6 +127,7 @@ def run(
         places.append(z)
         proposals.append(new)
         accepted.append(yes)
+        yield
     return z, energy, Trace(torch.stack(places), torch.stack(proposals), torch.stack(accepted))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engines.energy import langevin
 from engines.marks import Arrows, Heat, Images, Mark, Panel, Paths, Points, Surface
+from engines.pace import Pieces
 from engines.pictures import centres, data_points, density_field, numpy, pixels, sheet
 
 if TYPE_CHECKING:
@@ -105,16 +106,17 @@ def plane(engine: EnergyBased) -> list[Panel]:
         return numpy(e.reshape(n, n)).astype(np.float32)
 
     def field() -> list[Mark]:
+        cells = round(FIELD * engine.effort**0.5 / 4) * 4
         return [
-            Heat(heights(FIELD), box, "noise", hi=HEIGHT, gamma=1.0, label="E/T − min", unit="nats"),
+            Heat(heights(cells), box, "noise", hi=HEIGHT, gamma=1.0, label="E/T − min", unit="nats"),
             data_points(engine, 400, 0.4),
         ]  # fmt: skip
 
     def surface() -> list[Mark]:
         return [Surface(heights(SURFACE), box, label="E/T − min", unit="nats")]
 
-    def walk() -> list[Mark]:
-        trace = engine.from_noise(WALKERS, engine.view_rng)
+    def walk() -> Pieces[list[Mark]]:
+        trace = yield from engine.from_noise(WALKERS, engine.view_rng)
         back = engine.unstandardise
         places = back(trace.places)
         refused = back(trace.proposals[~trace.accepted])
@@ -126,9 +128,10 @@ def plane(engine: EnergyBased) -> list[Panel]:
             Points(numpy(places[-1]), "model", 3.6, opacity=1.0, label="where they are now"),
         ]  # fmt: skip
 
-    def pulls() -> list[Mark]:
-        data = engine.standardise(engine.pool.test[:MANY])
-        chains = engine.standardise(negatives(engine, data))
+    def pulls() -> Pieces[list[Mark]]:
+        data = engine.standardise(engine.pool.test[: engine.some(MANY, 128)])
+        chains = engine.standardise((yield from negatives(engine, data)))
+        yield
         at = torch.cat([data[:ARROWS], chains[:ARROWS]])
         both = torch.cat(phases(engine, at, data, chains)) * engine._std
         length = both.norm(dim=1)
@@ -164,15 +167,15 @@ def plane(engine: EnergyBased) -> list[Panel]:
     ]  # fmt: skip
 
 
-def negatives(engine: EnergyBased, data: Tensor) -> Tensor:
+def negatives(engine: EnergyBased, data: Tensor) -> Pieces[Tensor]:
     """Where the method's chains are now, as many as `data` (N, dim), in data units.
 
     Those of contrastive divergence begin at these data, as in training.
     """
     if engine.method != "contrastive divergence":
-        return engine.sample(len(data))
+        return (yield from engine.sample_pieces(len(data)))
     moves = engine.moves()
-    z, _, _ = langevin.run(engine.shown.force, data, moves, engine.view_rng)
+    z, *_ = yield from langevin.running(engine.shown.force, data, moves, engine.view_rng)
     return engine.unstandardise(z)
 
 
@@ -181,13 +184,14 @@ def images(engine: EnergyBased) -> list[Panel]:
     kept = engine.method == "persistent CD"
     short = engine.method == "short-run"
 
-    def walk() -> list[Mark]:
+    def walk() -> Pieces[list[Mark]]:
         """Each row is one chain: first those that begin at noise, then those that do not."""
         begin = engine.moves().anywhere(2 * rows, engine.view_rng)
         if not short:
             other = engine.chains if kept else engine.standardise(engine.pool.test[:rows])
             begin[rows:] = other[:rows].clamp(engine._low, engine._high)
-        trace = langevin.run(engine.shown.force, begin, engine.moves(), engine.view_rng, n)[2]
+        found = langevin.running(engine.shown.force, begin, engine.moves(), engine.view_rng, n)
+        trace = (yield from found)[2]
         times = torch.linspace(0, n, columns, device=engine.device).round().long()
         x = engine.unstandardise(trace.places[times].transpose(0, 1).flatten(0, 1))
         return [sheet(engine, x, columns, "each row is one chain")]

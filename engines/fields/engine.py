@@ -18,6 +18,7 @@ from engines.fields import ode
 from engines.fields.exact import ExactPath
 from engines.fields.network import Field
 from engines.knobs import knob
+from engines.pace import Pieces, finish
 
 
 class FieldModel(Engine):
@@ -52,8 +53,8 @@ class FieldModel(Engine):
     WARM, BEGIN, POWER = 100, 1000, 0.5  # steps of warming up; then lr falls as (BEGIN/t)^POWER
     AVERAGE = 0.999
     FINEST = 16.0  # of the waves, radians per standard deviation of the data
+    dear: ClassVar[bool] = True
     field_grid: ClassVar[tuple[int, int, int]] = (64, 150, 3)
-    field_rows: ClassVar[int | None] = 1024
     TILE = 1024  # rows at a time, so that activations stay in the cache
     STEPS_DENSITY, STEPS_PROBE, STEPS_FIELD = 40, 20, 8  # of the ODE: asked for; live; pictures
     probe_rows: ClassVar[int] = 1000
@@ -147,27 +148,49 @@ class FieldModel(Engine):
         return self.log_density(self.STEPS_DENSITY)(x)
 
     def field_log_prob(self, x: Tensor) -> Tensor:
-        return self.log_density(self.STEPS_FIELD)(x)
+        return finish(self.field_pieces(x))
+
+    def field_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        return (yield from self.density_pieces(x, self.steps_shown))
+
+    def field_told(self) -> str:
+        if self.effort == 1:
+            return ""
+        return f"{self.steps_shown} of {self.STEPS_FIELD} steps of its ODE"
+
+    @property
+    def steps_shown(self) -> int:
+        """Steps of the ODE in a picture: fewer with less effort, as their cube root."""
+        return round(self.STEPS_FIELD * self.effort ** (1 / 3))
 
     def probe_log_prob(self, x: Tensor) -> Tensor:
-        return self.log_density(self.STEPS_PROBE)(x)
+        return finish(self.probe_pieces(x))
 
-    def frozen(self) -> Callable[[Tensor], Tensor]:
-        as_it_stands = copy.copy(self)
-        as_it_stands.net, as_it_stands.averaged = copy.deepcopy(self.shown), False
-        return as_it_stands.field_log_prob
+    def probe_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        return (yield from self.density_pieces(x, self.STEPS_PROBE))
+
+    def snapshot(self) -> FieldModel:
+        out = copy.copy(self)
+        # what is looked at, as the weights themselves; it will not change, and nothing else is asked
+        out.net, out.averaged = copy.deepcopy(self.shown), False
+        out.view_rng = torch.Generator(self.device)
+        out.view_rng.set_state(self.view_rng.get_state())
+        return out
 
     def log_density(self, steps: int) -> Callable[[Tensor], Tensor]:
         """The log-density (N, 2) → (N,) by so many steps of the ODE."""
+        return lambda x: finish(self.density_pieces(x, steps))
+
+    def density_pieces(self, x: Tensor, steps: int) -> Pieces[Tensor]:
+        """That log-density at x (N, 2), a step of the ODE on `TILE` rows at a time."""
         if not self.has_density:
             raise NotImplementedError(f"The {self.title} has a density here in the plane only.")
-        times = self.times(steps)
-
-        def tile(x: Tensor) -> Tensor:
-            z, log_det = ode.carried(self.drift_jacobian, self.standardise(x), times)
-            return self.log_base(z) + log_det - self.log_std
-
-        return lambda x: torch.cat([tile(part) for part in x.split(self.TILE)])
+        times, found = self.times(steps), []
+        for part in x.split(self.TILE):
+            z = self.standardise(part)
+            z, log_det = yield from ode.carrying(self.drift_jacobian, z, times)
+            found.append(self.log_base(z) + log_det - self.log_std)
+        return torch.cat(found)
 
 
 def log_normal(z: Tensor, sigma: float = 1.0) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from engines.pace import Pieces, finish
+
 Drift = Callable[[Tensor, float], Tensor]  # z (N, d), t → dz/dt (N, d)
 DriftJacobian = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # … and ∂v/∂z (N, d, d)
 Step = Callable[[Drift, Tensor, float, float], Tensor]
@@ -62,7 +64,20 @@ def end(v: Drift, z: Tensor, times: Sequence[float], step: Step = heun) -> Tenso
     return z
 
 
+def ending(v: Drift, z: Tensor, times: Sequence[float], step: Step = heun) -> Pieces[Tensor]:
+    """`end` in pieces of one step."""
+    for state in solve(v, z, times, step):
+        z = state
+        yield
+    return z
+
+
 def carried(v: DriftJacobian, z: Tensor, times: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """`carrying`, all steps at once."""
+    return finish(carrying(v, z, times))
+
+
+def carrying(v: DriftJacobian, z: Tensor, times: Sequence[float]) -> Pieces[tuple[Tensor, Tensor]]:
     """z at the last of `times`, and log|det ∂z_end/∂z|, (N, d) and (N,), by Heun's method.
 
     The determinant is that of the steps themselves, exactly: the Jacobian is carried through both
@@ -79,6 +94,7 @@ def carried(v: DriftJacobian, z: Tensor, times: Sequence[float]) -> tuple[Tensor
         jacobian = eye + h / 2 * (slope + later + h * (later @ slope))
         z = z + h / 2 * (first + second)
         total = total + log_abs_det(jacobian)
+        yield
     return z, total
 
 

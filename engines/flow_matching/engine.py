@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +19,7 @@ from engines.flow_matching.network import LeapingField
 from engines.flow_matching.paths import At, Path, Scales, exact_velocity, rows
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
+from engines.pace import Pieces, finish
 from engines.probes import Probe
 
 
@@ -147,7 +147,7 @@ class FlowMatching(FieldModel):
     def refresh(self) -> None:
         super().refresh()
         self._path, self._pairs, self._held = Path(self.interpolant, self.bump), None, None
-        self._few_key = None  # what few steps cost is of the data, too
+        self._few_key = self._few_floor = None  # what few steps cost is of the data, too
         self._known: dict[str, list[Tensor]] = {}  # exact fields of pictures, which never change
         self._source_mean = torch.zeros(self.dim, device=self.device)
         self._source_scale = 1.0
@@ -366,15 +366,27 @@ class FlowMatching(FieldModel):
         return leaps.way(lambda *given: self.velocity(self.shown, *given)[0], z, times)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        z = self.starts(n, generator or self.view_rng)
-        ends = [last(self.way(part)) for part in z.split(self.TILE)]
+        return finish(self.sample_pieces(n, generator))
+
+    def sample_pieces(self, n: int, generator: torch.Generator | None = None) -> Pieces[Tensor]:
+        """`sample`, a step of the solver on `TILE` rows at a time."""
+        z, ends = self.starts(n, generator or self.view_rng), []
+        for part in z.split(self.TILE):
+            for state in self.way(part):
+                end = state
+                yield
+            ends.append(end)
         return self.unstandardise(torch.cat(ends))
 
     def draws(self, n: int) -> Tensor:
         """n draws (n, d) of what `log_prob` describes, by its own solver the other way round."""
-        times = self.times(self.STEPS_DRAWS)[::-1]
-        z = self.starts(n, self.view_rng, held=True)
-        ends = [ode.end(self.drift, part, times) for part in z.split(self.TILE)]
+        return finish(self.draw_pieces(n))
+
+    def draw_pieces(self, n: int) -> Pieces[Tensor]:
+        """`draws`, a step of the ODE on `TILE` rows at a time."""
+        times, ends = self.times(self.STEPS_DRAWS)[::-1], []
+        for part in self.starts(n, self.view_rng, held=True).split(self.TILE):
+            ends.append((yield from ode.ending(self.drift, part, times)))
         return self.unstandardise(torch.cat(ends))
 
     @property
@@ -393,6 +405,12 @@ class FlowMatching(FieldModel):
 
     # ------------------------------------------------------------ numbers and pictures
 
+    def adopt(self, seen: FlowMatching) -> None:
+        super().adopt(seen)
+        if seen._few_key is not None and seen.step_count == seen._few_key[0]:
+            self._few, self._few_floor = seen._few, seen._few_floor
+            self._few_key = (seen.step_count, seen.reflows, self.averaged)
+
     def metrics(self) -> list[Metric]:
         return numbers.metrics(self)
 
@@ -401,8 +419,3 @@ class FlowMatching(FieldModel):
 
     def panels(self) -> list[Panel]:
         return pictures.panels(self)
-
-
-def last(states: Iterator[Tensor]) -> Tensor:
-    """The last of some states."""
-    return deque(states, maxlen=1).pop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from engines.fields import ode
 from engines.marks import Metric
 from engines.metrics import knn_kl
+from engines.pace import Pieces, finish
 from engines.probes import Probe, reference
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def metrics(engine: FlowMatching) -> list[Metric]:
 # ---------------------------------------------------------------- few steps
 
 
-def by_steps(engine: FlowMatching, how: str) -> list[float]:
+def by_steps(engine: FlowMatching, how: str) -> Pieces[list[float]]:
     """How far samples in 1, 2, 4 … steps are from held-out rows, above what true rows give.
 
     how: "Euler", along the velocity, or "leaps", by the network that is told their length. In the
@@ -85,13 +85,17 @@ def by_steps(engine: FlowMatching, how: str) -> list[float]:
         times = [i / n for i in range(n + 1)]
         way = (engine.leaps(z, times) if how == "leaps"
                else ode.solve(engine.drift, z, times, ode.euler))  # fmt: skip
-        x = engine.unstandardise(deque(way, maxlen=1).pop()).double().cpu().numpy()
+        for state in way:
+            end = state
+            yield
+        x = engine.unstandardise(end).double().cpu().numpy()
         if not math.isfinite(x.sum()):
             out.append(math.nan)
         elif plane:
             held = ref.held[:HELD]
-            true = ref.fresh(0)[: len(x)]
-            out.append(knn_kl(held, x).value - knn_kl(held, true).value)
+            if engine._few_floor is None:
+                engine._few_floor = knn_kl(held, ref.fresh(0)[: len(x)]).value
+            out.append(knn_kl(held, x).value - engine._few_floor)
         else:
             out.append(ref.energy(x) - ref.energy_floor)
     return out
@@ -99,12 +103,21 @@ def by_steps(engine: FlowMatching, how: str) -> list[float]:
 
 def few(engine: FlowMatching) -> dict[str, list[float]]:
     """`by_steps` of every way that the model has, worked out once for each of its states."""
+    return finish(few_pieces(engine))
+
+
+def few_pieces(engine: FlowMatching) -> Pieces[dict[str, list[float]]]:
+    """`few`, a step at a time; a picture with less than full effort takes the last ones."""
+    if engine.effort < 1 and engine._few_key is not None:
+        return engine._few
     key = (engine.step_count, engine.reflows, engine.averaged)
     if engine._few_key != key:
         hows = ("leaps", "Euler") if engine.distil == "shortcut" else ("Euler",)
+        found = {}
         with engine.still(stream=2):
-            engine._few = {how: by_steps(engine, how) for how in hows}
-        engine._few_key = key
+            for how in hows:
+                found[how] = yield from by_steps(engine, how)
+        engine._few, engine._few_key = found, key
     return engine._few
 
 
@@ -113,8 +126,8 @@ def probes(engine: FlowMatching) -> list[Probe]:
     plane = engine.pool.dataset.kind == "plane"
     what, unit = ("k-NN KL", "nats") if plane else ("Energy distance", "σ")
 
-    def measured() -> list[Metric]:
-        found = few(engine)
+    def measured() -> Pieces[list[Metric]]:
+        found = yield from few_pieces(engine)
         how = next(iter(found))
         words = "leaps" if how == "leaps" else "steps of Euler's method"
         return [
@@ -123,4 +136,4 @@ def probes(engine: FlowMatching) -> list[Probe]:
             for name, n, value in zip(names, FEW, found[how], strict=True)
         ]  # fmt: skip
 
-    return [Probe("few_steps", names, measured, 0.15)]
+    return [Probe.of("few_steps", names, measured, 0.15)]

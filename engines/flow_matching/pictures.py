@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.flow_matching.numbers import FEW, NOISE, few
+from engines.flow_matching.numbers import FEW, NOISE, few_pieces
 from engines.marks import (
     Arrows,
     Box,
@@ -24,6 +24,7 @@ from engines.marks import (
     Points,
     Slider,
 )
+from engines.pace import Pieces
 from engines.pictures import centres, data_points, numpy
 
 if TYPE_CHECKING:
@@ -95,9 +96,12 @@ def sectors(engine: FlowMatching, z: Tensor) -> np.ndarray:
     return numpy((turn * SECTORS).long() % SECTORS)
 
 
-def cloud(engine: FlowMatching) -> list[Mark]:
-    z = engine.starts(CLOUD, engine.view_rng, held=True)
-    states = torch.stack([engine.unstandardise(state) for state in engine.way(z)])
+def cloud(engine: FlowMatching) -> Pieces[list[Mark]]:
+    z, found = engine.starts(engine.some(CLOUD, 120), engine.view_rng, held=True), []
+    for state in engine.way(z):
+        found.append(engine.unstandardise(state))
+        yield
+    states = torch.stack(found)
     chosen = np.unique(np.linspace(0, len(states) - 1, MOST_KEYS + 1).round().astype(int))
     keys = (chosen / (len(states) - 1)).astype(np.float32)
     way = numpy(states)[chosen]
@@ -138,13 +142,13 @@ def _drawn(velocity: Tensor, longest: float) -> np.ndarray:
 
 def arrows(engine: FlowMatching) -> list[Mark]:
     feet, longest = _feet(engine)
-    z = engine.standardise(feet)
-    learned = np.stack([_drawn(engine.drift(z, float(t)), longest) for t in KEYS])
+    z, keys = engine.standardise(feet), engine.thinned(KEYS)
+    learned = np.stack([_drawn(engine.drift(z, float(t)), longest) for t in keys])
     out: list[Mark] = [data_points(engine, 400, 0.25)]
     if engine.exact is not None:
         exact = np.stack([_drawn(v, longest) for v in _exact(engine, z, "arrows")])
         out.append(Arrows(numpy(feet), exact, "truth", 0.8, "exact velocity", KEYS, static=True))
-    return [*out, Arrows(numpy(feet), learned, "score", 0.9, "learned velocity", KEYS)]
+    return [*out, Arrows(numpy(feet), learned, "score", 0.9, "learned velocity", keys)]
 
 
 def _exact(engine: FlowMatching, z: Tensor, name: str) -> list[Tensor]:
@@ -162,14 +166,17 @@ def _visited(engine: FlowMatching, z: Tensor) -> list[Tensor]:
     return engine._known["visited"]
 
 
-def errors(engine: FlowMatching) -> list[Mark]:
+def errors(engine: FlowMatching) -> Pieces[list[Mark]]:
     box = field_box(engine)
     z = engine.standardise(centres(box, CELLS, engine.device))
-    fields = []
+    fields, keys = [], engine.thinned(KEYS)
     for t, exact, there in zip(KEYS, _exact(engine, z, "field"), _visited(engine, z), strict=True):
+        if t not in keys:
+            continue
+        yield
         off = (engine.drift(z, float(t)) - exact).norm(dim=1)
         fields.append(torch.where(there, off, math.nan).reshape(CELLS, CELLS))
-    return [Heat(numpy(torch.stack(fields)), box, "lost", hi=2.0, gamma=0.7, keys=KEYS,
+    return [Heat(numpy(torch.stack(fields)), box, "lost", hi=2.0, gamma=0.7, keys=keys,
                  label="|learned − exact|", unit="σ")]  # fmt: skip
 
 
@@ -178,8 +185,8 @@ def steps_panel(engine: FlowMatching) -> Panel:
     unit = "k-NN KL above its floor, nats" if plane else "energy distance above its floor, σ"
     least = NOISE if plane else 0.001
 
-    def quality() -> list[Mark]:
-        found, x = few(engine), np.array(FEW, dtype=np.float64)
+    def quality() -> Pieces[list[Mark]]:
+        found, x = (yield from few_pieces(engine)), np.array(FEW, dtype=np.float64)
         told = {"Euler": ("Euler steps along the velocity", "plain"), "leaps": ("leaps", "model")}
         told = told if len(found) > 1 else {"Euler": ("Euler steps", "model")}
         drawn = [
@@ -196,9 +203,11 @@ def steps_panel(engine: FlowMatching) -> Panel:
 def images(engine: FlowMatching) -> list[Panel]:
     dataset = engine.pool.dataset
 
-    def sheet() -> list[Mark]:
-        z = engine.starts(SHEET, engine.view_rng)
-        states = list(engine.way(z))
+    def sheet() -> Pieces[list[Mark]]:
+        states = []
+        for state in engine.way(engine.starts(SHEET, engine.view_rng)):
+            states.append(state)
+            yield
         chosen = np.unique(np.linspace(0, len(states) - 1, len(KEYS)).round().astype(int))
         pixels = [engine.unstandardise(states[i]) / dataset.levels for i in chosen]
         pixels = numpy(torch.stack(pixels)).reshape(len(chosen), SHEET, *dataset.shape)

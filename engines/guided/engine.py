@@ -18,6 +18,7 @@ from engines.guided import numbers, pictures
 from engines.guided.exact import ClassPath, guide
 from engines.knobs import knob
 from engines.marks import Panel
+from engines.pace import Pieces, finish
 from engines.probes import Probe
 
 
@@ -209,17 +210,35 @@ class Guided(Diffusion):
         w: float | None = None,
     ) -> Tensor:
         """A sample (N, dim) in data units of each class y (N,), from noise z (N, d) if given."""
+        return finish(self.pieces_of(y, generator, z, w))
+
+    def pieces_of(
+        self,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        z: Tensor | None = None,
+        w: float | None = None,
+    ) -> Pieces[Tensor]:
+        """`sample_of`, a step of the sampler at a time."""
         z = self.noise(len(y), generator) if z is None else z
         ends = []
         for part, mine in zip(z.split(self.TILE), y.split(self.TILE), strict=True):
-            *_, end = self.states(part, generator, y=mine, w=w)
+            for state in self.states(part, generator, y=mine, w=w):
+                end = state
+                yield
             ends.append(end)
         return self.unstandardise(torch.cat(ends) / self.noising.at(self.noising.low)[0])
 
     def labelled(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n samples (n, dim) in data units and the classes (n,) that were asked for."""
+        return finish(self.labelled_pieces(n, generator))
+
+    def labelled_pieces(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> Pieces[tuple[Tensor, Tensor]]:
+        """`labelled`, a step of the sampler at a time."""
         y = self.draw_classes(n, generator)
-        return self.sample_of(y, generator), y
+        return (yield from self.pieces_of(y, generator)), y
 
     def ideal(self, k: int, w: float, n: int) -> Tensor:
         """n samples (n, 2) of class k by exact guidance: what a perfect network would give. Kept.

@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.conditional.pictures import probes as judged
 from engines.judge import obeyed
 from engines.marks import Metric
+from engines.pace import Pieces
 from engines.probes import Probe
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def truth(engine: Guided) -> Place:
 
 
 def probes(engine: Guided) -> list[Probe]:
-    def told() -> list[Metric]:
-        x, y = engine.labelled(DRAWN)
+    def told() -> Pieces[list[Metric]]:
+        x, y = yield from engine.labelled_pieces(DRAWN)
         y = y.clamp_max(engine.classes.count - 1)
         true, out = truth(engine), []
         found = places(x, y, engine.classes.count)
@@ -90,7 +91,7 @@ def probes(engine: Guided) -> list[Probe]:
         ]  # fmt: skip
 
     names = ("obeyed",) if engine.classes.places else ()
-    return [Probe("told", (*names, "class_spread", "class_shift"), told, 1.0), *judged(engine)]
+    return [Probe.of("told", (*names, "class_spread", "class_shift"), told, 1.0), *judged(engine)]
 
 
 class Course(NamedTuple):
@@ -101,14 +102,17 @@ class Course(NamedTuple):
     obeyed: list[float] | None
 
 
-def course(engine: Guided, k: int, weights: tuple[float, ...], n: int, exact: bool) -> Course:
+def course(
+    engine: Guided, k: int, weights: tuple[float, ...], n: int, exact: bool
+) -> Pieces[Course]:
     """What n samples of class k do as w grows, from the same noise; by exact guidance if asked."""
     y = torch.full((n,), k, device=engine.device)
     true = Place(*(part[k : k + 1] for part in truth(engine)))
     out = Course([], [], [] if engine.classes.places else None)
     z = None if exact else engine.noise(n)
     for w in weights:
-        x = engine.ideal(k, w, n) if exact else engine.sample_of(y, z=z, w=w)
+        yield
+        x = engine.ideal(k, w, n) if exact else (yield from engine.pieces_of(y, z=z, w=w))
         found = places(x, torch.zeros_like(y), 1)
         out.spread.append(spread(found, true))
         out.shift.append(shift(found, true))

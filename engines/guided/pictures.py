@@ -14,6 +14,7 @@ from engines.conditional.pictures import alone, conditional_field, data, obedien
 from engines.diffusion.pictures import ARROWS, KEYS, arrows, grid, level, slider
 from engines.guided import numbers
 from engines.marks import Arrows, Curve, Curves, Heat, Images, Mark, Panel, Points
+from engines.pace import Pieces
 from engines.pictures import centres, numpy
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def plane_panels(engine: Guided) -> list[Panel]:
     return out
 
 
-def samples(engine: Guided) -> list[Mark]:
-    x, y = engine.labelled(CLOUD)
+def samples(engine: Guided) -> Pieces[list[Mark]]:
+    x, y = yield from engine.labelled_pieces(engine.some(CLOUD, 160))
     return [
         Points(
             numpy(engine.pool.test[:1000]), "plain", 1.4, opacity=0.2, label="data", static=True
@@ -108,9 +109,10 @@ def density(engine: Guided) -> list[Mark]:
     return [Heat(field, dataset.extent, label=label, unit="per unit area", static=True)]
 
 
-def one(engine: Guided) -> list[Mark]:
-    y = torch.full((ALONE,), alone(engine), device=engine.device)
-    return [*density(engine), Points(numpy(engine.sample_of(y)), label="samples of the class")]
+def one(engine: Guided) -> Pieces[list[Mark]]:
+    y = torch.full((engine.some(ALONE, 120),), alone(engine), device=engine.device)
+    x = yield from engine.pieces_of(y)
+    return [*density(engine), Points(numpy(x), label="samples of the class")]
 
 
 def ideal(engine: Guided) -> list[Mark]:
@@ -118,10 +120,12 @@ def ideal(engine: Guided) -> list[Mark]:
     return [*density(engine), Points(numpy(x), "truth", label="samples by exact guidance")]
 
 
-def field(engine: Guided) -> list[Mark]:
+def field(engine: Guided) -> Pieces[list[Mark]]:
     y = torch.full((ARROWS**2,), alone(engine), device=engine.device)
-    keys, found, z = np.linspace(0, 1, KEYS), [], grid(engine, ARROWS)
+    keys, found = engine.thinned(np.linspace(0, 1, KEYS)), []
+    z = grid(engine, ARROWS)
     for u in keys:
+        yield
         t = engine.noising.place(u)
         size = math.hypot(*engine.noising.at(t))
         cos, sin = level(engine, u)
@@ -177,23 +181,26 @@ def sheet(engine: Guided, x: Tensor, columns: int, label: str) -> Images:
     return Images(pixels.astype(np.float32), columns, label=label)
 
 
-def rows(engine: Guided) -> list[Mark]:
+def rows(engine: Guided) -> Pieces[list[Mark]]:
     count = engine.classes.count
     z = engine.noise(COLUMNS).repeat(count, 1)
     y = torch.arange(count, device=engine.device).repeat_interleave(COLUMNS)
-    return [sheet(engine, engine.sample_of(y, z=z), COLUMNS, "row: class, column: noise")]
+    x = yield from engine.pieces_of(y, z=z)
+    return [sheet(engine, x, COLUMNS, "row: class, column: noise")]
 
 
-def more(engine: Guided) -> list[Mark]:
+def more(engine: Guided) -> Pieces[list[Mark]]:
     y = torch.full((COLUMNS,), alone(engine), device=engine.device)
-    z = engine.noise(COLUMNS)
-    found = torch.cat([engine.sample_of(y, z=z, w=w) for w in SHEET])
-    return [sheet(engine, found, COLUMNS, "row: w, column: noise")]
+    z, found = engine.noise(COLUMNS), []
+    for w in SHEET:
+        found.append((yield from engine.pieces_of(y, z=z, w=w)))
+    return [sheet(engine, torch.cat(found), COLUMNS, "row: w, column: noise")]
 
 
-def sheet_of_one(engine: Guided) -> list[Mark]:
+def sheet_of_one(engine: Guided) -> Pieces[list[Mark]]:
     y = torch.full((50,), alone(engine), device=engine.device)
-    return [sheet(engine, engine.sample_of(y), COLUMNS, f"samples of class {alone(engine)}")]
+    x = yield from engine.pieces_of(y)
+    return [sheet(engine, x, COLUMNS, f"samples of class {alone(engine)}")]
 
 
 # ---------------------------------------------------------------- curves
@@ -202,8 +209,8 @@ def sheet_of_one(engine: Guided) -> list[Mark]:
 def by_weight(engine: Guided) -> Panel:
     k = alone(engine)
 
-    def marks() -> list[Mark]:
-        mine = numbers.course(engine, k, WEIGHTS, COURSE, exact=False)
+    def marks() -> Pieces[list[Mark]]:
+        mine = yield from numbers.course(engine, k, WEIGHTS, COURSE, exact=False)
         x = np.array(WEIGHTS)
         lines = [
             Curve("spread", x, np.array(mine.spread), "model"),
@@ -212,7 +219,7 @@ def by_weight(engine: Guided) -> Panel:
         if mine.obeyed is not None:
             lines.append(Curve("does as told", x, np.array(mine.obeyed), "data"))
         if engine.path is not None:
-            best = numbers.course(engine, k, WEIGHTS, COURSE, exact=True)
+            best = yield from numbers.course(engine, k, WEIGHTS, COURSE, exact=True)
             lines += [
                 Curve("spread, exact guidance", x, np.array(best.spread), "model", dash=True),
                 Curve("shift, exact guidance", x, np.array(best.shift), "score", dash=True),

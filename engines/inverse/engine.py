@@ -14,6 +14,7 @@ from engines.inverse import methods, numbers, pictures
 from engines.inverse.methods import Observation, Walk
 from engines.knobs import action, knob
 from engines.marks import Panel
+from engines.pace import Pieces, finish
 from engines.probes import Probe
 
 
@@ -149,7 +150,13 @@ class Inverse(Diffusion):
 
     def given(self, seen: Observation, n: int, **more) -> Tensor:
         """n samples (n, d) in data units given the observation."""
-        *_, z = self.conditional(seen, n, **more)
+        return finish(self.given_pieces(seen, n, **more))
+
+    def given_pieces(self, seen: Observation, n: int, **more) -> Pieces[Tensor]:
+        """`given`, a state of the walk at a time."""
+        for state in self.conditional(seen, n, **more):
+            z = state
+            yield
         return self.unstandardise(z / self.noising.at(self.noising.low)[0])
 
     @action("Hold what is observed", takes=("x", "y"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from engines.inverse import truth
 from engines.marks import Metric
 from engines.metrics import nearest
+from engines.pace import Pieces
 from engines.pictures import numpy
 from engines.probes import Probe
 
@@ -41,25 +42,26 @@ def known(engine: Inverse) -> Known:
     return engine._truth
 
 
-def drawn(engine: Inverse) -> Tensor:
+def drawn(engine: Inverse) -> Pieces[Tensor]:
     """DRAWN samples (n, 2) given the line, always from the same noise. Kept until anything moves."""
     key = (engine.step_count, engine.at, tuple(getattr(engine, name) for name in engine.knobs))
     if engine._drawn_line is None or engine._drawn_line[0] != key:
         with engine.still():
-            engine._drawn_line = key, engine.given(engine.observation(), DRAWN)
+            x = yield from engine.given_pieces(engine.observation(), DRAWN)
+        engine._drawn_line = key, x
     return engine._drawn_line[1]
 
 
 def probes(engine: Inverse) -> list[Probe]:
     if engine.pool.dataset.kind == "plane":
-        return [Probe("given", ("w1_given", "missed"), lambda: on_the_line(engine), 0.5)]
+        return [Probe.of("given", ("w1_given", "missed"), lambda: on_the_line(engine), 0.5)]
     names = ("recognised",) if engine.pool.test_labels is not None else ()
     names = (*names, "mean_error", "certainty")
-    return [Probe("given", names, lambda: on_pictures(engine), 0.5)]
+    return [Probe.of("given", names, lambda: on_pictures(engine), 0.5)]
 
 
-def on_the_line(engine: Inverse) -> list[Metric]:
-    x = numpy(drawn(engine)).astype(np.float64)
+def on_the_line(engine: Inverse) -> Pieces[list[Metric]]:
+    x = numpy((yield from drawn(engine))).astype(np.float64)
     right, first = known(engine), engine.first
     whole = np.isfinite(x).all()
     off = math.sqrt(np.square(x[:, first] - engine.at).mean()) / engine.scale if whole else math.nan
@@ -80,12 +82,13 @@ def on_the_line(engine: Inverse) -> list[Metric]:
     ]  # fmt: skip
 
 
-def on_pictures(engine: Inverse) -> list[Metric]:
+def on_pictures(engine: Inverse) -> Pieces[list[Metric]]:
     """Whether the digit can still be read, and whether samples vary as much as they err."""
     pool = engine.pool
     real = pool.test[:HELD].float()
     n = len(real)
-    x = engine.given(engine.observed(real.repeat_interleave(EACH, 0)), n * EACH)
+    seen = engine.observed(real.repeat_interleave(EACH, 0))
+    x = yield from engine.given_pieces(seen, n * EACH)
     hidden = hidden_columns(engine)
     parts = x.view(n, EACH, -1)[:, :, hidden]
     inside = parts.var(1).mean()

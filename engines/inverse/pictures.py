@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from engines.data.line import nice
 from engines.diffusion.pictures import KEYS, circled, slider
 from engines.inverse import numbers, truth
 from engines.marks import Bars, Handles, Heat, Images, Mark, Panel, Paths, Points
+from engines.pace import Pieces
 from engines.pictures import data_points, density_field, numpy, over
 
 if TYPE_CHECKING:
@@ -76,8 +78,8 @@ def plane(engine: Inverse) -> list[Panel]:
             Handles(held, "slice", (one,), "truth"),
         ]  # fmt: skip
 
-    def observe() -> list[Mark]:
-        x = numbers.drawn(engine)
+    def observe() -> Pieces[list[Mark]]:
+        x = yield from numbers.drawn(engine)
         under = density_field(dataset)
         heat = [] if under is None else [
             Heat(under, box, label="p̂(x), kernel estimate" if guess else "p(x)",
@@ -86,12 +88,12 @@ def plane(engine: Inverse) -> list[Panel]:
         drawn = Points(numpy(x), "model", size=2.4, label=f"samples given {one}")
         return [*heat, drawn, *line()]
 
-    def graphs() -> list[Mark]:
+    def graphs() -> Pieces[list[Mark]]:
         marks: list[Mark] = []
         if p is not None:
             every = max(1, len(p) // 600)
             marks.append(over(right.grid[::every], p[::every], "data", hat, fill=True))
-        x = numpy(numbers.drawn(engine))[:, 1 - engine.first]
+        x = numpy((yield from numbers.drawn(engine)))[:, 1 - engine.first]
         edges = np.linspace(low, high, BINS + 1)
         height = np.histogram(x, edges)[0] / (len(x) * (edges[1] - edges[0]))
         steps = np.repeat(edges, 2)[1:-1], np.repeat(height, 2).clip(0, 3 * tall)
@@ -106,22 +108,22 @@ def plane(engine: Inverse) -> list[Panel]:
             )
         return marks
 
-    def way() -> list[Mark]:
+    def way() -> Pieces[list[Mark]]:
         kept = np.unique(np.linspace(0, engine.stops, min(engine.stops + 1, KEYS)).round())
         u = 1 - kept / engine.stops
-        walk = engine.conditional(engine.observation(), WALKS)
-        found = [circled(engine, z, share)
-                 for share, z in zip(u, (z for i, z in enumerate(walk) if i in kept), strict=True)]  # fmt: skip
+        states = yield from chosen(engine.conditional(engine.observation(), WALKS), kept)
+        found = [circled(engine, z, share) for share, z in zip(u, states, strict=True)]
         xy = np.stack([numpy(x) for x in found[::-1]])
         return [data_points(engine, 400, 0.2), *line()[:-1],
                 Points(xy, "model", keys=u[::-1], label=f"on the way, given {one}")]  # fmt: skip
 
-    def rivals() -> list[Mark]:
+    def rivals() -> Pieces[list[Mark]]:
         if p is None:
             return []
         seen, gaps = engine.observation(), []
         for _, more in RIVALS:
-            x = numpy(engine.given(seen, numbers.DRAWN, **more))[:, 1 - engine.first]
+            x = numpy((yield from engine.given_pieces(seen, numbers.DRAWN, **more)))
+            x = x[:, 1 - engine.first]
             whole = np.isfinite(x).all()
             gaps.append(truth.w1(x, right.grid, p) / engine.scale if whole else math.nan)
         names = [name for name, _ in RIVALS]
@@ -131,12 +133,12 @@ def plane(engine: Inverse) -> list[Panel]:
     beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     return [
         Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}{'; field: kernel estimate' if guess else ''}", box, "large",
-              hz=2, estimate=guess,
+              hz=2, estimate=guess, basis="line",
               help=f"The density of the data. The model was trained on whole points. Given {one}, it draws {two}: the samples "
               "should lie along the line as the data near it do."),
         Panel("conditional", f"{two} given {one} = {at}", graphs,
               beside if p is not None else f"there is no data at this {one}",
-              (low, high, 0.0, tall), "small", estimate=guess, equal=False, hz=0.7,
+              (low, high, 0.0, tall), "small", estimate=guess, equal=False, hz=0.7, basis="line",
               help="Samples counted in bins; the exact density; and, thin, the model's own, a cut "
               "through its density by the ODE. Samples off the thin line are the method's error, the "
               "thin line off the exact one is the network's."),
@@ -182,23 +184,32 @@ def pixels(engine: Inverse, x: Tensor) -> np.ndarray:
     return shown.reshape(*x.shape[:-1], *dataset.shape)
 
 
-def restored(engine: Inverse) -> list[Mark]:
+def chosen(states: Iterator[Tensor], kept: np.ndarray) -> Pieces[list[Tensor]]:
+    """Those of some states whose numbers are in `kept`."""
+    found = []
+    for i, z in enumerate(states):
+        found += [z] if i in kept else []
+        yield
+    return found
+
+
+def restored(engine: Inverse) -> Pieces[list[Mark]]:
     real = engine.pool.test[:DIGITS].float()
     seen = engine.observed(real)
     shown = engine.unstandardise(seen.value).clone()
     shown[:, ~seen.seen] = math.nan
     seen.value = seen.value.repeat_interleave(WAYS, 0)
-    x = engine.given(seen, DIGITS * WAYS).view(DIGITS, WAYS, -1)
+    x = yield from engine.given_pieces(seen, DIGITS * WAYS)
+    x = x.view(DIGITS, WAYS, -1)
     rows = torch.cat([shown[:, None], real[:, None], x], 1).flatten(0, 1)
     return [Images(pixels(engine, rows), 2 + WAYS, label="observed, truth, samples")]
 
 
-def restoring(engine: Inverse) -> list[Mark]:
+def restoring(engine: Inverse) -> Pieces[list[Mark]]:
     kept = np.unique(np.linspace(0, engine.stops, min(engine.stops + 1, KEYS)).round())
     u = 1 - kept / engine.stops
     seen = engine.observed(engine.pool.test[:DIGITS].float())
-    walk = engine.conditional(seen, DIGITS)
-    states = [z for i, z in enumerate(walk) if i in kept]
+    states = yield from chosen(engine.conditional(seen, DIGITS), kept)
     found = [circled(engine, z, share) for share, z in zip(u, states, strict=True)]
     x = torch.stack(found[::-1])
     return [Images(pixels(engine, x), 4, keys=u[::-1], label="on the way")]

@@ -19,6 +19,7 @@ from engines.marks import Metric, Panel
 from engines.nce import pictures
 from engines.nce.grid import Grid, Implied
 from engines.nce.noises import NOISES, Noise
+from engines.pace import Pieces, finish
 from engines.quadrature import domain
 
 TILE = 4096  # rows at a time, so that activations stay in the cache
@@ -218,11 +219,14 @@ class NCE(Engine):
 
     def implied(self) -> Implied:
         """q̃ on the grid, with its integral; worked out once for each state of the weights."""
+        finish(self.prepared())
+        return self._implied[1]
+
+    def prepared(self) -> Pieces[None]:
         # versions count changes in place
         key = tuple((id(p), p._version) for p in self.shown.parameters())
         if self._implied is None or self._implied[0] != key:
-            self._implied = (key, Implied(self._grid, self.log_ratio))
-        return self._implied[1]
+            self._implied = (key, (yield from Implied.made(self._grid, self.log_ratio)))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log n(x) + h(x) − log ∫ n exp(h) in nats, (N, 2) → (N,); −∞ outside the domain."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.data.base import Pool
 from engines.marks import Box
 from engines.nce.noises import CELLS, Noise
+from engines.pace import Pieces, finish
 from engines.pictures import centres
 from engines.quadrature import TILE, Quadrature
 
@@ -70,20 +71,25 @@ class Implied(Quadrature):
     """
 
     def __init__(self, grid: Grid, log_ratio: Callable[[Tensor], Tensor]) -> None:
+        self._begin(grid, log_ratio)
+        finish(self._fill())
+
+    def _begin(self, grid: Grid, log_ratio: Callable[[Tensor], Tensor]) -> None:
         self._grid, self._log_ratio = grid, log_ratio
 
         def log_f(x: Tensor) -> Tensor:
             return grid.noise.log_prob(x) + log_ratio(x)
 
-        super().__init__(log_f, grid.box, grid.at.device, CELLS)
+        super()._begin(log_f, grid.box, grid.at.device, CELLS)
 
-    def _tiled(self, x: Tensor) -> Tensor:
-        if x is not self.centres:
-            return super()._tiled(x)
+    def _fill(self) -> Pieces[None]:
         # the noise has not changed since the last time
-        self.log_h = self._log_ratio(x).double()
-        found = self._grid.log_n + self.log_h
-        return found.nan_to_num(-math.inf, math.inf, -math.inf)
+        found = []
+        for part in self.centres.split(TILE):
+            yield
+            found.append(self._log_ratio(part))
+        self.log_h = torch.cat(found).double()
+        self._settle(self._grid.log_n + self.log_h)
 
     @property
     def log_q(self) -> Tensor:

@@ -14,6 +14,7 @@ from engines.capture import Capture
 from engines.fields import Field, FieldModel
 from engines.knobs import knob
 from engines.marks import Metric, Panel
+from engines.pace import Pieces, finish
 from engines.probes import Probe
 from engines.score import langevin, losses, numbers, pictures
 from engines.score.langevin import Level, Trace
@@ -234,21 +235,32 @@ class ScoreMatching(FieldModel):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return finish(self.sample_pieces(n, generator))
+
+    def sample_pieces(self, n: int, generator: torch.Generator | None = None) -> Pieces[Tensor]:
+        """`sample`, a move of `TILE` chains at a time."""
         rng = generator or self.view_rng
         out = []
-        for z in self.begin(n, rng).split(self.TILE):  # small enough to stay in the cache
-            out.append(self.cleaned(langevin.end(self.learned, z, self.rungs(), rng, **self.how)))
+        for part in self.begin(n, rng).split(self.TILE):  # small enough to stay in the cache
+            for place, _ in langevin.walk(self.learned, part, self.rungs(), rng, **self.how):
+                end = place
+                yield
+            out.append(self.cleaned(end))
         return self.unstandardise(torch.cat(out))
 
     def course(self) -> Trace:
         """Chains of the pictures, always with the same noise; made once for all pictures."""
+        return finish(self.course_pieces())
+
+    def course_pieces(self) -> Pieces[Trace]:
+        """`course`, a move at a time."""
         shown = tuple((id(p), p._version) for p in self.shown.parameters())
-        key = (shown, tuple(getattr(self, name) for name in self.knobs))
+        key = (shown, self.effort, tuple(getattr(self, name) for name in self.knobs))
         if self._course_key != key:
             dear = self.moves * (2 if self.metropolis else 1)
-            n = min(self.chains, max(50, self.ROWS // dear))
-            with self.still(), torch.no_grad():
-                self._course = langevin.trace(
+            n = self.some(min(self.chains, max(50, self.ROWS // dear)), 48)
+            with self.still():
+                self._course = yield from langevin.tracing(
                     self.learned, self.begin(n), self.rungs(), self.view_rng, **self.how
                 )
             self._course_key = key

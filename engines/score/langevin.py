@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.pace import Pieces, finish
+
 Score = Callable[[Tensor, float], Tensor]  # z (N, d), σ → ∇ log q_σ (N, d)
 FAR = 200.0  # a chain that flies off stops there, in standard deviations of the data
 
@@ -114,7 +116,17 @@ def end(score: Score, z: Tensor, levels: Sequence[Level], rng: torch.Generator, 
 
 def trace(score: Score, z: Tensor, levels: Sequence[Level], rng: torch.Generator, **how) -> Trace:
     """All places on the way."""
-    moves = list(walk(score, z, levels, rng, **how))
+    return finish(tracing(score, z, levels, rng, **how))
+
+
+def tracing(
+    score: Score, z: Tensor, levels: Sequence[Level], rng: torch.Generator, **how
+) -> Pieces[Trace]:
+    """`trace`, a move at a time."""
+    moves = []
+    for move in walk(score, z, levels, rng, **how):
+        moves.append(move)
+        yield
     sigma = np.repeat([level.sigma for level in levels], [level.count for level in levels])
     places = torch.stack([z, *(place for place, _ in moves)])
     return Trace(places, torch.stack([yes for _, yes in moves]), sigma)

@@ -22,6 +22,7 @@ from engines.marks import (
     Points,
     Slider,
 )  # fmt: skip
+from engines.pace import Pieces
 from engines.pictures import centres, data_points, density_field, numpy
 from engines.score import numbers
 
@@ -51,6 +52,16 @@ def level_slider(engine: ScoreMatching) -> tuple[np.ndarray | None, Slider | Non
     # one noise for the learned, the exact and their difference, in all lanes
     slider = Slider("log₁₀ σ", float(keys[0]), float(keys[-1]), value, ends, linked="noise")
     return keys, slider, sigmas
+
+
+def fewer(
+    engine: ScoreMatching, keys: np.ndarray | None, sigmas: list[float]
+) -> tuple[np.ndarray | None, list[float]]:
+    """Those keys and levels that a picture has with the present effort."""
+    if keys is None:
+        return keys, sigmas
+    which = engine.thinned(np.arange(len(keys)))
+    return keys[which], [sigmas[i] for i in which]
 
 
 def framed(frames: list[np.ndarray]) -> np.ndarray:
@@ -108,9 +119,9 @@ def fields(engine: ScoreMatching) -> list[Panel]:
                       static=True)  # fmt: skip
 
     def learned() -> list[Mark]:
-        at = places(engine, ARROWS)
-        frames = [drawn(engine.learned(at, sigma), sigma, longest) for sigma in sigmas]
-        return [noisy(), Arrows(feet, framed(frames), keys=keys, label="learned score")]
+        at, (some, chosen) = places(engine, ARROWS), fewer(engine, keys, sigmas)
+        frames = [drawn(engine.learned(at, sigma), sigma, longest) for sigma in chosen]
+        return [noisy(), Arrows(feet, framed(frames), keys=some, label="learned score")]
 
     def exact() -> list[Mark]:
         truth = exact_on_grid(engine, sigmas)
@@ -124,13 +135,16 @@ def fields(engine: ScoreMatching) -> list[Panel]:
         arrows = Arrows(feet, framed(frames), "truth", keys=keys, label="exact score", static=True)
         return [heat, arrows]
 
-    def error() -> list[Mark]:
-        at, frames = places(engine, FIELD), []
+    def error() -> Pieces[list[Mark]]:
+        at, frames, (some, chosen) = places(engine, FIELD), [], fewer(engine, keys, sigmas)
         for found, sigma in zip(exact_on_grid(engine, sigmas), sigmas, strict=True):
+            if sigma not in chosen:
+                continue
+            yield
             far = torch.linalg.vector_norm(engine.learned(at, sigma) - found[1], dim=1)
             whole = torch.linalg.vector_norm(found[1], dim=1) + 1 / unit(sigma)
             frames.append(numpy((far / whole).reshape(FIELD, FIELD)))
-        return [Heat(framed(frames), box, "lost", hi=WRONG, gamma=0.7, keys=keys,
+        return [Heat(framed(frames), box, "lost", hi=WRONG, gamma=0.7, keys=some,
                      label="|s − s*| / (|s*| + 1/σ)")]  # fmt: skip
 
     where = "no noise" if sigmas == [0.0] else f"at σ = {sigmas[0]:g}" if slider is None else ""
@@ -163,17 +177,16 @@ def chains(engine: ScoreMatching) -> list[Panel]:
     pool, dataset = engine.pool, engine.pool.dataset
     box, n = dataset.extent, engine.moves
 
-    def final() -> np.ndarray:
-        return numpy(engine.unstandardise(engine.cleaned(engine.course().places[-1])))
+    def final() -> Pieces[np.ndarray]:
+        trace = yield from engine.course_pieces()
+        return numpy(engine.unstandardise(engine.cleaned(trace.places[-1])))
 
-    def model() -> list[Mark]:
-        return [
-            data_points(engine, 600, 0.35),
-            Points(final(), "model", label="chains at their end"),
-        ]
+    def model() -> Pieces[list[Mark]]:
+        at_end = Points((yield from final()), "model", label="chains at their end")
+        return [data_points(engine, 600, 0.35), at_end]
 
-    def walks() -> list[Mark]:
-        trace = engine.course()
+    def walks() -> Pieces[list[Mark]]:
+        trace = yield from engine.course_pieces()
         back = engine.unstandardise
         keys = np.unique(np.linspace(0, n, min(n + 1, FRAMES)).round()).astype(int)
         tails = numpy(back(trace.places[:, :TAILS])).swapaxes(0, 1)
@@ -186,9 +199,9 @@ def chains(engine: ScoreMatching) -> list[Panel]:
                   label="the way of some"),
         ]  # fmt: skip
 
-    def marginals() -> list[Mark]:
+    def marginals() -> Pieces[list[Mark]]:
         edges = [np.linspace(*side, BINS + 1) for side in (box[:2], box[2:])]
-        x, lines = final(), []
+        x, lines = (yield from final()), []
         truth = density_field(dataset) if dataset.exact else None
         for i, (name, role) in enumerate((("x₁", "model"), ("x₂", "generator"))):
             middle = (edges[i][1:] + edges[i][:-1]) / 2
@@ -211,12 +224,12 @@ def chains(engine: ScoreMatching) -> list[Panel]:
     steps = "annealed" if len(engine.rungs()) > 1 else "at one level"
     out = [
         Panel("model", "Samples of the model", model, "where chains end; data in blue", box, "large",
-              hz=10, help="Langevin chains after their last move, always with the same noise."),
+              hz=10, basis="chains", help="Langevin chains after their last move, always with the same noise."),
         Panel("chains", "Chains on their way", walks, f"{n} moves, {steps}", box, "large", slider,
-              hz=2, help="All chains under the slider, from where they begin to where they end; the "
+              hz=2, basis="chains", help="All chains under the slider, from where they begin to where they end; the "
                          "ways of some of them fade towards their beginning."),
         Panel("marginals", "One coordinate at a time", marginals,
-              "chains, and dashed what is right", None, "wide", hz=2,
+              "chains, and dashed what is right", None, "wide", hz=2, basis="chains",
               help="Histograms of the chains' two coordinates; dashed, the data's."),
     ]  # fmt: skip
     return [*out, *shares(engine, final)]
@@ -228,15 +241,15 @@ def shares(engine: ScoreMatching, final) -> list[Panel]:
     if modes is None or not 1 < len(modes.weights) <= 25:
         return []
 
-    def draw() -> list[Mark]:
-        x = torch.from_numpy(final())
+    def draw() -> Pieces[list[Mark]]:
+        x = torch.from_numpy((yield from final()))
         nearest = torch.cdist(x.double(), modes.centres.cpu().double()).argmin(1)
         found = torch.bincount(nearest, minlength=len(modes.weights)) / len(x)
         names = [str(i + 1) for i in range(len(modes.weights))]
         return [Bars(names, numpy(found), numpy(modes.weights), y_label="share of chains")]
 
     return [Panel("shares", "Chains in each mode", draw, "marks: the true weights", None, "wide",
-                  hz=2, help="The mode whose centre is nearest to each chain's end, counted.")]  # fmt: skip
+                  hz=2, basis="chains", help="The mode whose centre is nearest to each chain's end, counted.")]  # fmt: skip
 
 
 # ---------------------------------------------------------------- curves
@@ -270,12 +283,13 @@ def acceptance(engine: ScoreMatching) -> list[Panel]:
     if not engine.metropolis:
         return []
 
-    def draw() -> list[Mark]:
-        yes = numpy(engine.course().accepted.float().mean(1)) * 100
+    def draw() -> Pieces[list[Mark]]:
+        trace = yield from engine.course_pieces()
+        yes = numpy(trace.accepted.float().mean(1)) * 100
         moves = np.arange(1, len(yes) + 1)
         return [Curves([Curve("accepted", moves, yes)], x_label="move", y_label="% of chains")]
 
-    return [Panel("acceptance", "Accepted moves", draw, "by move", None, "wide", hz=2,
+    return [Panel("acceptance", "Accepted moves", draw, "by move", None, "wide", hz=2, basis="chains",
                   help="Share of chains whose move Metropolis' rule let pass.")]  # fmt: skip
 
 
@@ -290,8 +304,8 @@ def images(engine: ScoreMatching) -> list[Panel]:
         x = numpy(engine.unstandardise(z)) / dataset.levels
         return np.clip(x.reshape(*z.shape[:-1], *dataset.shape), 0, 1).astype(np.float32)
 
-    def samples() -> list[Mark]:
-        trace = engine.course()
+    def samples() -> Pieces[list[Mark]]:
+        trace = yield from engine.course_pieces()
         keys = np.unique(np.linspace(0, n, min(n + 1, FRAMES)).round()).astype(int)
         frames = trace.places[keys, :100].clone()
         frames[-1] = engine.cleaned(frames[-1])
@@ -314,7 +328,7 @@ def images(engine: ScoreMatching) -> list[Panel]:
     about = "noisy, denoised, clean"
     out = [
         Panel("samples", "Samples of the model", samples, f"{n} moves from noise", None, "large",
-              Slider("move", 0, n, n, ("noise", "digit")), hz=4,
+              Slider("move", 0, n, n, ("noise", "digit")), hz=4, basis="chains",
               help="Each cell is one Langevin chain that keeps its noise, so you watch it take shape."),
     ]  # fmt: skip
     if sigmas != [0.0]:

@@ -16,6 +16,7 @@ from engines.capture import Capture
 from engines.data.base import Dataset, Pool, dequantised
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
+from engines.pace import Pieces
 from engines.vae import numbers, pictures
 from engines.vae.bounds import (
     Posterior,
@@ -340,6 +341,13 @@ class VAE(Engine):
     def probe_log_prob(self, x: Tensor) -> Tensor:
         """What live numbers take: the bound by fewer draws, since a thousand take too long."""
         return self.bound(x, self.live_draws)
+
+    def probe_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        found = []
+        for log_w in self.weights_of(x, self.live_draws):
+            found.append(importance_bound(log_w))
+            yield
+        return torch.cat(found) + self.shift
 
     @property
     def live_draws(self) -> int:

@@ -1,0 +1,108 @@
+"""The density of a model as a picture: kept, and made anew in pieces while training goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.pace import Ladder, Pieces, finish, move, shares
+from engines.pictures import cell_averages
+
+if TYPE_CHECKING:
+    from engines.base import Engine
+
+QUICK = 0.012  # seconds in which a whole field may be made at once
+EVERY = 1.5  # seconds from one field to the next, for which quality is given up
+WANTED = 3.0  # seconds for which a field is kept up to date after a picture asked for it
+
+
+class ModelDensity:
+    """Cell averages of q(x) on a grid, of one engine; two pictures share them.
+
+    Attributes:
+        values: (n, n) float32, or None before the first.
+        told: what is coarser in them than at rest, for the picture's caption, or "".
+        step: that of the model they show.
+        waited: seconds that pictures have waited for it, all together.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.ladder, self.waited = engine, Ladder(), 0.0
+        # times its own cost that passes from the start of one field to that of the next
+        self._rest = 1 / shares(engine.dear).density
+        self.forget()
+
+    def forget(self) -> None:
+        """Other data have come."""
+        self.values: np.ndarray | None = None
+        self.told, self.step = "", -1
+        self._key: Any = None  # of the model that is shown
+        self._job: tuple[Any, str, Engine, Pieces[np.ndarray]] | None = None
+        self._begun = self._asked = 0.0
+        self._spent = self._cost = 0.0  # seconds on the field in the making; of the last one
+
+    def get(self, key: Any, fresh: bool) -> np.ndarray:
+        """The field; of the model as it stands, named by `key`, and in full if it is to be fresh."""
+        self._asked = begin = time.perf_counter()
+        if self.values is None or (fresh and (key, 0) != self._key):
+            rung, self._job, self._begun = 0 if fresh else self.ladder.rung, None, begin
+            with self.engine.easy(0.5**rung):
+                told, pieces = self._told(), self._pieces(self.engine)
+                self._take((key, rung), told, self.engine.step_count, finish(pieces))
+            self._cost = time.perf_counter() - begin
+            self.waited += self._cost
+            if fresh:
+                self.ladder.begin(self._rest * self._cost / EVERY)
+        return self.values
+
+    def advance(self, key: Any, seconds: float, lanes: int = 1) -> float:
+        """Go on with the next field for so long, where pictures want one; returns the seconds.
+
+        lanes: how many models share what time there is.
+        """
+        now = time.perf_counter()
+        if self.values is None or now - self._asked > WANTED:
+            self._job = None
+            return 0.0
+        quick = self._cost < QUICK
+        if self._job is None:
+            if self._key[0] == key or now - self._begun < lanes * self._rest * self._cost:
+                return 0.0
+            self._begun, self._spent = now, 0.0
+            # a dear one is made of the model as it stood at the first piece
+            engine = self.engine if quick else self.engine.snapshot()
+            with self.engine.easy(self.ladder.effort):
+                told, pieces = self._told(), self._pieces(engine)
+            self._job = (key, self.ladder.rung), told, engine, pieces
+        key, told, engine, pieces = self._job
+        with engine.easy(0.5 ** key[1]):
+            done, values = move(pieces, 10.0 if quick else seconds)
+        spent = time.perf_counter() - now
+        self._spent += spent
+        if done:
+            self._take(key, told, engine.step_count, values)
+            self._job, self._cost = None, self._spent
+            every = lanes * self._rest * self._cost
+            self.ladder.judge(dear=every > EVERY, roomy=2 * every < 0.8 * EVERY)
+        return spent
+
+    def _take(self, key: Any, told: str, step: int, values: np.ndarray) -> None:
+        self._key, self.told, self.step, self.values = key, told, step, values
+
+    def _told(self) -> str:
+        if self.engine.effort == 1:
+            return ""
+        cells, more = self._grid()[0], self.engine.field_told()
+        return f"{cells} × {cells} cells" + (f", {more}" if more else "")
+
+    def _grid(self) -> tuple[int, int, int]:
+        """Cells a side, cells looked at closely, points a side in these, with present effort."""
+        cells, refine, sub = self.engine.field_grid
+        effort = self.engine.effort
+        return round(cells * effort ** (1 / 3) / 4) * 4, round(refine * effort ** (2 / 3)), sub
+
+    def _pieces(self, engine: Engine) -> Pieces[np.ndarray]:
+        box = self.engine.pool.dataset.extent
+        return cell_averages(engine.field_pieces, box, *self._grid(), engine.device)
