@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engines import ENGINES, Experiment, Run
+from engines.looking import Looking
 from engines.onlook import Onlooker, Snapshot, tensors
 from tests.contract import equal, panel_bytes, weights
 from tests.each import quick
@@ -103,7 +104,7 @@ def test_actions_and_new_data_are_seen_at_once():
 def test_an_error_while_drawing_leaves_the_run_as_it_was(monkeypatch):
     run = looking(started("gan")).train(steps=50)
     engine, known = run.engine, run.lanes[0].probes
-    monkeypatch.setattr(Run, "_draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(Looking, "draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.frame(ahead=20)
     assert run.engine is engine and run.lanes[0].probes is known

@@ -6,7 +6,7 @@
   const WEIGHT = { large: 1, small: 1, wide: 1.35 };
   // height over width of a cell: large pictures are square, as their axes are
   const SHAPE = { large: 0.98, small: 0.84, wide: 0.55 };
-  const CAPTION = 46; // pixels of a row beside its pictures, in a lecture's type
+  const CAPTION = 48; // pixels of a row beside its pictures, in a lecture's type
   const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
   /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side.
