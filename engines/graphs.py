@@ -246,14 +246,14 @@ class Graph:
         engine, out = self.engine, []
         self.counts = []
         for row in self.table:
-            engine._held = dict(zip(self.names, row.unbind(), strict=False))
+            engine._on_device = dict(zip(self.names, row.unbind(), strict=False))
             before = plain(engine)
             losses = engine.step()
             self.losses = list(losses)
             self.counts.append(counted(before, plain(engine)))
             engine.step_count += 1
             out.append(torch.stack([losses[name] for name in self.losses]))
-        engine._held = None
+        engine._on_device = None
         return torch.stack(out)
 
     def _check(self, before: dict[str, Any], places: dict[str, int]) -> None:
