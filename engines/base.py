@@ -102,7 +102,9 @@ class Engine(Knobbed):
     pool: Pool
     step_count: int
     fed_at: int  # the step at which the present data came; 0 unless others were fed
-    _held: Mapping[str, Tensor] | None = None  # while a step is captured: where those numbers lie
+    _on_device: Mapping[str, Tensor] | None = (
+        None  # while a step is captured: where those numbers lie
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -277,7 +279,7 @@ class Engine(Knobbed):
 
     def number(self, name: str) -> float | Tensor:
         """One of `live_numbers`: a float, or within a captured step its place on the device, 0-d."""
-        return self.live_numbers()[name] if self._held is None else self._held[name]
+        return self.live_numbers()[name] if self._on_device is None else self._on_device[name]
 
     @property
     def age(self) -> int:

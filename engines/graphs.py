@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
@@ -40,6 +41,8 @@ STRIDE = 10  # steps a replay; divides Pool.EVERY, and the rhythms of most engin
 WARM = 3  # eager steps before a capture, at least: Adam's moments, and workspaces of libraries
 REST = 0.2  # seconds without a change before a capture: a slider on its way is not captured
 AHEAD = 4  # replays that wait on the device, at most: so soon is a change felt
+
+_ONE = threading.Lock()  # torch captures one graph at a time in a process
 
 Body = Callable[[], Tensor]  # takes the steps; their losses
 Rows = list[tuple[int, dict[str, Tensor]]]  # losses, and the first step that they belong to
@@ -108,7 +111,7 @@ class Cuda:
         # by default a call of any other thread to the device would break the capture
         how = {"pool": pool, "stream": self.stream, "capture_error_mode": "thread_local"}
         try:
-            with torch.cuda.graph(graph, **how):
+            with _ONE, torch.cuda.graph(graph, **how):
                 out = body()
         except BaseException:
             # what a capture that was broken off leaves behind
@@ -210,6 +213,8 @@ class Steps:
         try:
             return Graph(self.engine, self.backend, n)
         except Exception as error:
+            while error.__context__ is not None:  # what ends a capture raises once more at its end
+                error = error.__context__
             said = str(error).strip().split("\n")[0]
             self.why_eager = f"Capturing its step failed: {said or type(error).__name__}"
             log.warning("%s trains eagerly. %s", self.engine.name, self.why_eager)
@@ -246,14 +251,14 @@ class Graph:
         engine, out = self.engine, []
         self.counts = []
         for row in self.table:
-            engine._held = dict(zip(self.names, row.unbind(), strict=False))
+            engine._on_device = dict(zip(self.names, row.unbind(), strict=False))
             before = plain(engine)
             losses = engine.step()
             self.losses = list(losses)
             self.counts.append(counted(before, plain(engine)))
             engine.step_count += 1
             out.append(torch.stack([losses[name] for name in self.losses]))
-        engine._held = None
+        engine._on_device = None
         return torch.stack(out)
 
     def _check(self, before: dict[str, Any], places: dict[str, int]) -> None:

@@ -27,11 +27,12 @@ CAPTURED = [name for name, kind in ENGINES.items() if not kind.capture.no]
 SMALL = {"width": 16, "batch": 32, "hidden": 1, "bins": 8}
 # small and without a long start, by engine: knobs, dataset
 CASES = {name: (ENGINES[name].opens_on, {}) for name in CAPTURED} | {
+    "divergence": ("line", {"width": 0.5}),
     "nce": ("moons", {"noise": "wide"}),
     "conditional_gan": ("moons", {}),  # classes by places, which are numbers of Python's
     "guided_diffusion": ("rings", {}),
     "energy": ("moons", {"restarts": 0.1, "buffer": 100}),  # the turn comes round
-    "gan": ("moons", {"slope_one": 1.0, "unroll": 1, "loss": "non-saturating"}),
+    "gan": ("moons", {"slope_one": 1.0, "loss": "non-saturating"}),
     "flow": ("moons", {"base": "mixture"}),
 }
 
@@ -115,7 +116,23 @@ def test_steps_of_a_special_kind_have_graphs_of_their_own(name, data):
     given = points(name) if data is None else experiment(name, data)
     backend = Frozen()
     eager, captured = trained(given, 71), trained(given, 71, backend)
-    assert captured.graphs.why_eager == "" and backend.captures >= 2
+    assert captured.graphs.why_eager == "" and captured.graphs.ready
+    alike(eager, captured, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [("gan", {"unroll": 2, "d_steps": 2}), ("gan", {"loss": "Wasserstein", "clip": 0.1}),
+     ("flow_matching", {"distil": "shortcut"}), ("score", {"method": "sliced"}),
+     ("diffusion", {"levels": "schedule", "process": "VP"}), ("flow", {"kind": "Glow"}),
+     ("energy", {"method": "short-run", "metropolis": False}),
+     ("vae", {"kind": "importance-weighted", "noise": "learnt"})],
+)  # fmt: skip
+def test_other_ways_to_train_are_static_too(name, knobs):
+    given = experiment(name, **knobs)
+    eager, captured = trained(given, 34), trained(given, 34, Frozen())
+    assert captured.graphs.why_eager == "" and captured.graphs.ready
     alike(eager, captured, 1e-5)
 
 
@@ -252,14 +269,16 @@ def test_the_watch_sees_what_waits():
 
 
 def gan(**knobs) -> Experiment:
-    return Experiment("moons", "gan", knobs={"width": 16, "batch": 32, **knobs})
+    # relativistic losses say nothing of D's last bias, which then goes where rounding leads it
+    knobs = {"width": 16, "batch": 32, "loss": "non-saturating", **knobs}
+    return Experiment("moons", "gan", knobs=knobs)
 
 
 def test_another_batch_is_captured_anew_and_a_dial_that_comes_to_0_too():
-    moves = [(21, "batch", 48), (40, "r1", 0.0), (60, "r1", 0.4)]
+    moves = [(20, "batch", 48), (40, "r1", 0.0), (60, "r1", 0.4)]
     backend = Frozen()
-    eager, captured = trained(gan(), 85, moves=moves), trained(gan(), 85, backend, moves)
-    assert backend.captures >= 4, "for both batches, and without R1"
+    eager, captured = trained(gan(), 70, moves=moves), trained(gan(), 70, backend, moves)
+    assert backend.captures == 3, "for both batches, and without R1"
     assert len(captured.graphs.steps[0].graphs) >= 2, "with and without R1 they are kept"
     alike(eager, captured, 1e-5)
 
@@ -311,9 +330,9 @@ def test_graphs_wait_until_a_slider_rests():
 
 
 def test_looking_at_a_captured_run_changes_nothing():
-    plain, looked = trained(gan(), 41, Frozen()), gan().start("cpu").quicken(Frozen())
-    for _ in range(4):
-        looked.train(steps=10).frame()
+    plain, looked = trained(gan(), 31, Frozen()), gan().start("cpu").quicken(Frozen())
+    for _ in range(3):
+        looked.train(steps=10).frame(measure=False)
     assert equal(weights(plain), weights(looked.train(steps=1)))
 
 

@@ -15,7 +15,17 @@ from tests.test_graphs import SMALL, alike
 
 
 def started(name: str, **knobs) -> Run:
-    small = {**SMALL, "n_points": 500, "n_components": 3, **knobs}
+    # relativistic losses say nothing of a GAN's last bias
+    small = {
+        **SMALL,
+        "loss": "non-saturating",
+        "batch": 64,
+        "n_points": 500,
+        "n_components": 3,
+        **knobs,
+    }
+    if name == "divergence":  # there the width is of a Gaussian
+        del small["width"]
     own = {k: v for k, v in small.items() if k in ENGINES[name].knobs}
     return Experiment(ENGINES[name].opens_on, name, knobs=own).start("cpu")
 
@@ -44,21 +54,17 @@ def test_a_picture_of_the_copy_is_the_picture(name):
 
 def test_training_goes_on_while_a_frame_is_drawn():
     plain, looked = started("gan"), looking(started("gan"))
-    plain.train(steps=50)
-    want = plain.frame()
-    got = looked.train(steps=50).frame(ahead=25)
+    got = looked.train(steps=50).frame(measure=False, ahead=25)
     assert got.step == 50 and looked.step == 70, "whole replays, no more than asked for"
     assert looked.engine.step_count == 70
-    numbers = [next(m.value for m in f.metrics if m.name == "energy") for f in (got, want)]
-    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
     # a look at the engine itself would be of later weights
     direct = started("gan").quicken(Frozen(watched=False)).train(steps=50)
-    assert pictures(direct.frame()) == pictures(got)
+    assert pictures(direct.frame(measure=False)) == pictures(got)
     direct.train(steps=20)
-    assert pictures(direct.frame()) != pictures(got)
-    looked.frame()
+    assert pictures(direct.frame(measure=False)) != pictures(got)
+    assert all(metric.step == 70 for metric in looked.measure())
     assert looked.lanes[0].tracks["generator"].steps == list(range(1, 71))
-    alike(plain.train(steps=20), looked, 1e-5)
+    alike(plain.train(steps=70), looked, 1e-5)
 
 
 def test_nothing_is_queued_where_nothing_is_captured():
@@ -90,7 +96,8 @@ def test_a_copy_shares_no_weights_and_is_made_anew_when_more_than_weights_change
 
 
 def test_actions_and_new_data_are_seen_at_once():
-    plain, looked = started("flow"), looking(started("flow"))
+    plain, looked = started("flow"), started("flow")
+    looked.onlooker = Onlooker("cpu")
     for run in (plain, looked):
         run.train(steps=5).frame(measure=False)
         run.act("follow", x=0.7, y=-0.4)
