@@ -128,11 +128,10 @@ class Library:
 
     def _compile(self, program: str, path: Path) -> None:
         """Compile, try it out, and only then give it its name."""
-        gently = ["nice", "-n", "10"] if shutil.which("nice") else []
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             for tuned in TUNED:
-                command = [*gently, program, *FLAGS, *tuned, "-o", made, self.source, "-lm"]
+                command = [program, *FLAGS, *tuned, "-o", made, self.source, "-lm"]
                 if not (done := self._quietly(command)).returncode:
                     break
             else:

@@ -43,11 +43,6 @@ class Gaussian(nn.Module):
         """log p_z in nats, (N, d) → (N,)."""
         return log_normal(z)
 
-    @property
-    def far(self) -> float:
-        """The radius beyond which the cost grows linearly."""
-        return self.dim**0.5 + self.FAR
-
     def cost(self, z: Tensor) -> Tensor:
         """−log N(z; 0, I) where noise lies, growing linearly beyond r = √d + FAR, (N, d) → (N,).
 
@@ -55,7 +50,7 @@ class Gaussian(nn.Module):
         by its likelihood. But while a fit is bad, one point at z = 1000 would outshout the
         whole batch, and the step that it asks for would spoil all the rest (Huber 1964).
         """
-        far = self.far
+        far = z.shape[1] ** 0.5 + self.FAR
         r = (z * z).sum(1).clamp_min(1e-12).sqrt()
         near = r.clamp_max(far)
         return near * (r - 0.5 * near) + 0.5 * z.shape[1] * LOG_2PI
