@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 A_CORE, A_GPU = 8, 8  # runs that may train on one: each still gets steps and frames in time
 WAIT = 1.0  # seconds that an actor waits for something to say
 # what the actors need of this folder comes along; these do not
-LEFT = ["**/.git", ".venv", "tests", "bench", "docs", "**/__pycache__", "**/*.png", "**/*.webp"]
+LEFT = [".venv", "tests", "bench", "docs", "**/__pycache__", "**/*.png", "**/*.webp"]
 
 
 class Actor:
@@ -83,7 +83,7 @@ class Cluster:
                 ) from None
         for name, group in (("take", "in"), ("give", "out"), ("where", "out")):
             setattr(Actor, name, ray.method(concurrency_group=group)(getattr(Actor, name)))
-        self._kind = ray.remote(Actor)
+        self._kind = ray.remote(concurrency_groups={"in": 1, "out": 2})(Actor)
         found = ray.cluster_resources()
         self.cores, self.gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
 
@@ -99,7 +99,7 @@ class Cluster:
 
         made = self._kind.options(
             num_cpus=1 / A_CORE, num_gpus=1 / A_GPU if self.gpus else 0, max_restarts=0,
-            scheduling_strategy="SPREAD", concurrency_groups={"in": 1, "out": 2},
+            scheduling_strategy="SPREAD",
         ).remote(device, max(1, int(self.cores)), torch.get_float32_matmul_precision())  # fmt: skip
         return RayLine(self.ray, made)
 
