@@ -229,8 +229,10 @@ class Engine(Knobbed):
             found.append(self.field_log_prob(part))
         return torch.cat(found)
 
-    def field_told(self) -> str:
-        """What is coarser in such a picture than at rest, beside its cells; "" at full effort."""
+    def field_told(self) -> Pieces[str]:
+        """What is coarser in such a picture than at rest, beside its cells, and by how much it is
+        off; "" for nothing."""
+        yield
         return ""
 
     def panels(self) -> list[Panel]:

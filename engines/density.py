@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 QUICK = 0.012  # seconds in which a whole field may be made at once
 EVERY = 1.5  # seconds from one field to the next, for which quality is given up
+TOLD = 8  # coarse fields from one look at how far they are off to the next
 WANTED = 3.0  # seconds for which a field is kept up to date after a picture asked for it
 
 
@@ -39,9 +41,11 @@ class ModelDensity:
         self.values: np.ndarray | None = None
         self.told, self.step = "", -1
         self._key: Any = None  # of the model that is shown
-        self._job: tuple[Any, str, Engine, Pieces[np.ndarray]] | None = None
+        self._job: tuple[Any, Engine, Pieces[np.ndarray]] | None = None
+        self._off: tuple[int, str] | None = None  # by what a coarse one is off, and on which rung
+        self._count = 0  # of coarse fields since that was measured
         self._begun = self._asked = 0.0
-        self._spent = self._cost = 0.0  # seconds on the field in the making; of the last one
+        self._spent = self._cost = 0.0  # seconds on the field in the making; a whole one takes
 
     def get(self, key: Any, fresh: bool) -> np.ndarray:
         """The field; of the model as it stands, named by `key`, and in full if it is to be fresh."""
@@ -49,12 +53,12 @@ class ModelDensity:
         if self.values is None or (fresh and (key, 0) != self._key):
             rung, self._job, self._begun = 0 if fresh else self.ladder.rung, None, begin
             with self.engine.easy(0.5**rung):
-                told, pieces = self._told(), self._pieces(self.engine)
-                self._take((key, rung), told, self.engine.step_count, finish(pieces))
+                self._take((key, rung), self.engine, finish(self._pieces(self.engine)))
             self._cost = time.perf_counter() - begin
             self.waited += self._cost
             if fresh:
                 self.ladder.begin(self._rest * self._cost / EVERY)
+                self._cost *= self.ladder.effort  # what the next one will be
         return self.values
 
     def advance(self, key: Any, seconds: float, lanes: int = 1) -> float:
@@ -73,36 +77,40 @@ class ModelDensity:
             self._begun, self._spent = now, 0.0
             # a dear one is made of the model as it stood at the first piece
             engine = self.engine if quick else self.engine.snapshot()
-            with self.engine.easy(self.ladder.effort):
-                told, pieces = self._told(), self._pieces(engine)
-            self._job = (key, self.ladder.rung), told, engine, pieces
-        key, told, engine, pieces = self._job
+            self._job = (key, self.ladder.rung), engine, self._pieces(engine)
+        key, engine, pieces = self._job
         with engine.easy(0.5 ** key[1]):
             done, values = move(pieces, 10.0 if quick else seconds)
         spent = time.perf_counter() - now
         self._spent += spent
         if done:
-            self._take(key, told, engine.step_count, values)
+            self._take(key, engine, values)
             self._job, self._cost = None, self._spent
             every = lanes * self._rest * self._cost
+            before = self.ladder.effort
             self.ladder.judge(dear=every > EVERY, roomy=2 * every < 0.8 * EVERY)
+            self._cost *= self.ladder.effort / before
         return spent
 
-    def _take(self, key: Any, told: str, step: int, values: np.ndarray) -> None:
-        self._key, self.told, self.step, self.values = key, told, step, values
+    def _take(self, key: Any, engine: Engine, values: np.ndarray) -> None:
+        self._key, self.step, self.values = key, engine.step_count, values
+        parts = [] if key[1] == 0 else [f"{len(values)} × {len(values)} cells", self._off[1]]
+        self.told = ", ".join(part for part in parts if part)
 
-    def _told(self) -> str:
-        if self.engine.effort == 1:
-            return ""
-        cells, more = self._grid()[0], self.engine.field_told()
-        return f"{cells} × {cells} cells" + (f", {more}" if more else "")
-
-    def _grid(self) -> tuple[int, int, int]:
-        """Cells a side, cells looked at closely, points a side in these, with present effort."""
+    def _grid(self, effort: float) -> tuple[int, int, int]:
+        """Cells a side, cells looked at closely, points a side in these."""
         cells, refine, sub = self.engine.field_grid
-        effort = self.engine.effort
         return round(cells * effort ** (1 / 3) / 4) * 4, round(refine * effort ** (2 / 3)), sub
 
     def _pieces(self, engine: Engine) -> Pieces[np.ndarray]:
-        box = self.engine.pool.dataset.extent
-        return cell_averages(engine.field_pieces, box, *self._grid(), engine.device)
+        """A field with the effort that `engine` has while its pieces are made."""
+        box, effort = self.engine.pool.dataset.extent, engine.effort
+        values = yield from cell_averages(
+            engine.field_pieces, box, *self._grid(effort), engine.device
+        )
+        if effort < 1:
+            rung = round(-math.log2(effort))
+            self._count += 1
+            if self._off is None or self._off[0] != rung or self._count >= TOLD:
+                self._off, self._count = (rung, (yield from engine.field_told())), 0
+        return values

@@ -78,7 +78,7 @@ class Lane:
         self.probe_cost: dict[str, float] = {}  # seconds, of the last measurement at once
         self.own_cost = 0.0  # seconds that the engine's own metrics took
         self.full_cost: dict[str, float] = {}  # like panel_cost, when last drawn in full
-        self.work_cost: dict[str, float] = {}  # of that, without waiting for the density
+        self.work_cost: dict[str, float] = {}  # when last made in pieces, by id or basis
         self.ladders: dict[str, Ladder] = defaultdict(Ladder)  # of the panels, by id
         self.fresh = True  # whether the frame being drawn is a single one, or one of a stream
         self.density = ModelDensity(engine)  # shared by two panels

@@ -28,6 +28,7 @@ LONGEST = 0.025  # seconds that one picture may take, or else it is made with le
 SLICE = 0.03  # seconds after which a frame waits for no further picture
 MOVE, PART = 0.006, 0.08  # seconds a frame for what is made in pieces, or a part of its period
 DEAR = 0.03  # seconds from which on numbers are made in pieces
+ROUND = 6.0  # seconds from one round of dear numbers to the next, for which rows are given up
 SMALL = 0.006  # seconds that no ladder is asked to save
 OFTEN = {"large": 3.0, "small": 1.0, "wide": 1.0}  # times a second that pictures should be drawn
 
@@ -114,7 +115,8 @@ class Looking:
                         p.name for _, other, p, _ in waiting
                         if other is lane and (p is OWN or self._dear(lane))
                     ]  # fmt: skip
-                    lane.survey = Survey(lane.engine, key, wanted)
+                    effort = lane.ladders[OWN.name].effort
+                    lane.survey = Survey(lane.engine, key, wanted, effort)
                     self._spend(self._numbers, lane.survey.cost, fresh)
                 continue
             begin = time.perf_counter()
@@ -124,7 +126,10 @@ class Looking:
             self._noted(lane, probe.name, found, key, self.run.step)
             self._spend(self._numbers, lane.probe_cost[probe.name], fresh)
         for lane in self.run.lanes:
-            if lane.survey is not None and self._numbers.open(now):
+            if fresh:
+                lasts = sum(lane.probe_cost.values()) * len(self.run.lanes) / self._numbers.share
+                lane.ladders[OWN.name].begin(lasts / ROUND)
+            elif lane.survey is not None and self._numbers.open(now):
                 self._go_on(lane)
         self._sorted()
 
@@ -154,6 +159,8 @@ class Looking:
             lane.engine.adopt(survey.engine)
             if survey.over:
                 lane.survey = None
+                lasts = survey.cost * len(self.run.lanes) / self._numbers.share
+                lane.ladders[OWN.name].judge(dear=lasts > ROUND, roomy=lasts < 0.4 * ROUND)
         self._spend(self._numbers, survey.cost - before, fresh=False)
 
     def _noted(self, lane: Lane, name: str, found: list[Metric], key, step: int) -> None:
@@ -236,10 +243,9 @@ class Looking:
 
     @staticmethod
     def _in_pieces(lane: Lane, panel: Panel) -> bool:
-        """Whether a picture, with those of its basis, is too dear to be made at once."""
-        group = related(lane.panels.values(), panel)
-        cost = sum(lane.work_cost.get(p.id, 0.0) for p in group)
-        return cost > LONGEST and any(p.cut for p in group)
+        """Whether a picture, with those of its basis, is too dear to be made at once: unless it
+        was found to be quick when nothing that it shows had been worked out for a number before."""
+        return panel.cut and lane.work_cost.get(panel.basis or panel.id, np.inf) > LONGEST
 
     def _continue(self, lane: Lane, now: float) -> None:
         job, before = lane.job, lane.job.cost
@@ -250,6 +256,7 @@ class Looking:
                     lane.panels[panel.id], lane.drawn_at[panel.id] = panel, now
                     lane.panel_cost[panel.id] = 0.0
             lane.panel_cost[made[0].id] = job.cost
+            lane.work_cost[made[0].basis or made[0].id] = job.cost
             self._judge(lane, made[0], job.cost, fresh=False)
             lane.job = None
         self._spend(self._panels, job.cost - before, fresh=False)
@@ -283,7 +290,7 @@ class Looking:
         waited = lane.density.waited - waited
         lane.drawn_at[panel.id], lane.panel_cost[panel.id] = now, cost
         if fresh:
-            lane.full_cost[panel.id], lane.work_cost[panel.id] = cost, cost - waited
+            lane.full_cost[panel.id] = cost
         self._spend(self._panels, cost, fresh)
         self._judge(lane, panel, cost - waited, fresh)
 

@@ -312,11 +312,11 @@ class Panel:
     def drawing(self) -> Pieces[Panel]:
         """`drawn`, in the pieces that `marks` has."""
         out, marks = Panel(**{**self.__dict__, "marks": ()}), self.marks
-        if self.cut:
-            marks = yield from marks()
-        elif callable(marks):
+        if callable(marks):
             yield
             marks = marks()
+        if inspect.isgenerator(marks):
+            marks = yield from marks
         out.marks = list(marks)
         return out
 

@@ -55,6 +55,7 @@ N_IMAGES = 500
 N_ENERGY = 2_000  # pairs grow as the square
 KNN_DIM = 8  # beyond it neighbours are neither near nor quick to find
 N_REVERSE = 4_000  # some exact densities are quadratures
+FEWEST = 2_500  # of those that numbers are made of while a dear model is trained
 FLOOR_DRAWS = 4  # fresh true sets that a floor is averaged over
 
 # name: label, unit, what it sees and what it is blind to
@@ -159,12 +160,16 @@ class Survey:
     Attributes:
         of: what tells the state of the model from others (`Lane.model_key`).
         step: at which it stood so.
+        effort: how many rows there are of the rows at rest.
         cost: seconds spent so far.
     """
 
-    def __init__(self, engine: Engine, of: Any, wanted: Collection[str]) -> None:
+    def __init__(
+        self, engine: Engine, of: Any, wanted: Collection[str], effort: float = 1.0
+    ) -> None:
         begin = time.perf_counter()
         self.engine, self.of, self.step = engine.snapshot(), of, engine.step_count
+        self.engine._effort = effort
         with self.engine.still(stream=1):
             self._here = self.engine.view_rng.get_state()
         found = {probe.name: probe for probe in probes(self.engine)}
@@ -213,6 +218,7 @@ class Reference:
         self.n = most if pool.dataset.exact else min(most, len(pool.train))
         self.scale = float(pool.train.double().var(dim=0).mean().sqrt())
         self._fresh: dict[int, np.ndarray] = {}
+        self._floors: dict[tuple[str, int], float] = {}
 
     def fresh(self, draw: int) -> np.ndarray:
         """The same n true rows (n, dim) every time, another set for each `draw`."""
@@ -229,6 +235,19 @@ class Reference:
 
     def floor(self, statistic: Callable[[np.ndarray], float]) -> float:
         return float(np.mean([statistic(self.fresh(draw)) for draw in range(FLOOR_DRAWS)]))
+
+    def floor_of(self, name: str, n: int) -> Pieces[float]:
+        """The floor of one of the distances below, of so many rows; kept."""
+        if n == self.n or name == "energy":  # which looks at N_ENERGY rows, however many there are
+            return getattr(self, f"{name}_floor")
+        if (name, n) not in self._floors:
+            found = []
+            for draw in range(FLOOR_DRAWS):
+                yield
+                value = getattr(self, name)(self.fresh(draw)[:n])
+                found.append(value.value if isinstance(value, Estimate) else value)
+            self._floors[name, n] = float(np.mean(found))
+        return self._floors[name, n]
 
     # ---- each distance to the held-out rows, and its floor
 
@@ -355,7 +374,9 @@ def drawing(engine: Engine) -> Pieces[tuple[Tensor, np.ndarray, str]]:
         tuple((id(t), t._version) for t in tensors),
     )
     if getattr(engine, "_drawn_key", None) != key:
-        x = yield from engine.sample_pieces(reference(engine.pool).n)
+        most = reference(engine.pool).n
+        n = most if most <= FEWEST else engine.some(most, FEWEST)
+        x = yield from engine.sample_pieces(n)
         rows = as_array(x)
         bad = 1 - np.isfinite(rows).all(axis=1).mean()
         wrong = f"{percent(bad)} of the samples are not finite numbers" if bad else ""
@@ -394,14 +415,20 @@ def _space_probes(engine: Engine) -> list[Probe]:
             f"{explained} Here p̂ is a kernel estimate from the training points, so that the "
             "number may fall below 0: then the model describes the data better than p̂ does."))  # fmt: skip
 
+    def fewer(metric: Metric, rows: str) -> Metric:
+        """The same, saying of how few rows it is where they are fewer than at rest."""
+        if engine.effort < 1 and not metric.note:
+            metric.note = f"of {rows}; more at rest"
+        return metric
+
     def forward() -> Pieces[list[Metric]]:
-        n = min(N_SAMPLES, engine.probe_rows)
+        n = engine.some(min(N_SAMPLES, engine.probe_rows), 256)
         gap = kl(ref.log_p[:n], (yield from engine.probe_pieces(pool.test[:n])))
-        return [divergence("kl_pq", gap, falling)]
+        return [fewer(divergence("kl_pq", gap, falling), f"{n:,} points")]
 
     def backward() -> Pieces[list[Metric]]:
         # a model that samples in its own, approximate way says what log_prob would give
-        n = min(N_REVERSE, engine.probe_rows)
+        n = engine.some(min(N_REVERSE, engine.probe_rows), 256)
         if engine.has_draws:
             x, wrong = (yield from engine.draw_pieces(n)), ""
         else:
@@ -410,19 +437,21 @@ def _space_probes(engine: Engine) -> list[Probe]:
             return [divergence("kl_qp", Estimate(math.nan, None, wrong), rising)]
         x = x[:n]
         log_q = yield from engine.probe_pieces(x)
-        return [divergence("kl_qp", kl(log_q, dataset.log_prob(x), "q", "p"), rising)]
+        gap = kl(log_q, dataset.log_prob(x), "q", "p")
+        return [fewer(divergence("kl_qp", gap, rising), f"{len(x):,} samples")]
 
     def held_out() -> Pieces[list[Metric]]:
-        x = pool.test[: min(N_SAMPLES, engine.probe_rows)]
+        x = pool.test[: engine.some(min(N_SAMPLES, engine.probe_rows), 256)]
         log_q = yield from engine.probe_pieces(x)
-        return [_metric("nll", kl(torch.zeros_like(log_q), log_q, "the data"), falling)]
+        found = _metric("nll", kl(torch.zeros_like(log_q), log_q, "the data"), falling)
+        return [fewer(found, f"{len(x):,} points")]
 
     def distance(name: str) -> Callable[[], Pieces[list[Metric]]]:
         def pieces() -> Pieces[list[Metric]]:
             _, x, wrong = yield from drawing(engine)
             found = Estimate(math.nan, None, wrong) if wrong else getattr(ref, name)(x)
-            yield
-            return [_metric(name, found, floor=getattr(ref, f"{name}_floor"))]
+            floor = yield from ref.floor_of(name, len(x))
+            return [fewer(_metric(name, found, floor=floor), f"{len(x):,} samples")]
 
         return pieces
 
@@ -435,7 +464,7 @@ def _space_probes(engine: Engine) -> list[Probe]:
             return [_metric(name, Estimate(math.nan, None, wrong)) for name in mode_names]
         seen, n = mode_report(x, ref.modes), len(x)
         se = math.sqrt(seen.inside * (1 - seen.inside) / n)
-        return [
+        found = [
             _metric("modes", float(seen.found), floor=float(k), of=k),
             _metric("within_3sigma", Estimate(100 * seen.inside, 100 * se),
                     floor=100 * ideal.inside),
@@ -443,6 +472,7 @@ def _space_probes(engine: Engine) -> list[Probe]:
                     floor=share_noise(ideal.shares, n)),
             _metric("spread", seen.spread / ideal.spread, floor=1.0),
         ]  # fmt: skip
+        return [fewer(metric, f"{n:,} samples") for metric in found]
 
     out = []
     if engine.has_density and dataset.has_density:

@@ -17,6 +17,7 @@ from engines.capture import Capture
 from engines.data.base import MOST_NOISE, Dataset, Pool
 from engines.knobs import action, knob
 from engines.marks import Metric, Panel
+from engines.pace import Pieces, finish
 
 TILE = 2048  # rows at a time, so that what is told of them stays in the cache
 
@@ -261,13 +262,27 @@ class Autoregressive(Engine):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Σ_i log q(x_i | x_1 … x_{i−1}) in nats, (N, d) → (N,)."""
-        net = self.shown
-        return torch.cat([self.terms(part, net).sum(1) for part in x.split(TILE)])
+        return finish(self.probe_pieces(x))
+
+    def probe_pieces(self, x: Tensor) -> Pieces[Tensor]:
+        """`log_prob`, `TILE` rows at a time."""
+        net, found = self.shown, []
+        for part in x.split(TILE):
+            yield
+            found.append(self.terms(part, net).sum(1))
+        return torch.cat(found)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return finish(self.sample_pieces(n, generator))
+
+    def sample_pieces(self, n: int, generator: torch.Generator | None = None) -> Pieces[Tensor]:
+        """`sample`, `TILE` rows at a time."""
         u = torch.rand(3, n, self.dim, generator=generator or self.view_rng, device=self.device)
-        tiles = zip(*(part.split(TILE) for part in u), strict=True)
-        return torch.cat([self.drawn(*tile) for tile in tiles])
+        found = []
+        for tile in zip(*(part.split(TILE) for part in u), strict=True):
+            yield
+            found.append(self.drawn(*tile))
+        return torch.cat(found)
 
     @torch.no_grad()
     def drawn(self, u: Tensor, v: Tensor, noise: Tensor, given: Tensor | None = None) -> Tensor:

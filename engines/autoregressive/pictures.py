@@ -22,6 +22,7 @@ from engines.marks import (
     Slider,
 )
 from engines.metrics import kl
+from engines.pace import Pieces
 from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over, sheet
 from engines.probes import reference
 
@@ -102,14 +103,18 @@ def plane(engine: Autoregressive) -> list[Panel]:
     every = EXACT // GRAPH
     tall = nice(1.15 * float(p.max())) if p is not None else None
 
-    def model() -> list[Mark]:
+    def model() -> Pieces[list[Mark]]:
+        drawn = yield from engine.sample_pieces(engine.some(SAMPLES, 200))
+        cells = round(GRID * engine.effort**0.5 / 4) * 4
+        fewer = "" if cells == GRID else f", {cells} × {cells} cells"
+        yield
         ends = place(engine, np.float64(engine.at), np.array([bottom, top]))
         up = 0.86 if engine.first else 0.94  # its name stands to the right of it
         held = place(engine, np.float64(engine.at), np.array([bottom + up * (top - bottom)]))
         return [
-            Heat(field(engine), box, label="q(x)", unit="per unit area"),
+            Heat(field(engine, cells), box, label=f"q(x){fewer}", unit="per unit area"),
             data_points(engine, 600, 0.35),
-            Points(numpy(engine.sample(SAMPLES)), "model", label="samples of the model"),
+            Points(numpy(drawn), "model", label="samples of the model"),
             Paths(ends[None], "truth", 1.4, opacity=0.9, label=f"where {one} is held"),
             Handles(held, "slice", (one,), "truth"),
         ]  # fmt: skip
@@ -142,8 +147,8 @@ def plane(engine: Autoregressive) -> list[Panel]:
             over(*ends, "truth", f"where {one} is held", width=1.4),
         ]  # fmt: skip
 
-    def order() -> list[Mark]:
-        x = numpy(engine.sample(DRAWN))
+    def order() -> Pieces[list[Mark]]:
+        x = numpy((yield from engine.sample_pieces(DRAWN)))
         a, b = x[:, engine.first], x[:, 1 - engine.first]
         spot, axis = np.full_like(a, (low + high) / 2), np.full_like(b, bottom)
         xy = np.stack([place(engine, *pair) for pair in ((spot, axis), (a, axis), (a, b))])
@@ -220,8 +225,8 @@ def images(engine: Autoregressive) -> list[Panel]:
         out[:, n:] = math.nan
         return engine.ordered(out)
 
-    def drawing() -> list[Mark]:
-        rows = engine.sample(SHEET)
+    def drawing() -> Pieces[list[Mark]]:
+        rows = yield from engine.sample_pieces(SHEET)
         keys = np.unique(np.append(np.arange(0, dim, STOP), dim))
         frames = torch.stack([until(rows, int(k)) for k in keys])
         return [sheet(engine, frames, COLUMNS, "samples, as they are drawn",

@@ -147,7 +147,11 @@ class FlowMatching(FieldModel):
     def refresh(self) -> None:
         super().refresh()
         self._path, self._pairs, self._held = Path(self.interpolant, self.bump), None, None
-        self._few_key = self._few_floor = None  # what few steps cost is of the data, too
+        self._few_key, self._few_last, self._few_floor = (
+            None,
+            None,
+            {},
+        )  # what few steps cost is of the data, too
         self._known: dict[str, list[Tensor]] = {}  # exact fields of pictures, which never change
         self._source_mean = torch.zeros(self.dim, device=self.device)
         self._source_scale = 1.0
@@ -408,8 +412,7 @@ class FlowMatching(FieldModel):
     def adopt(self, seen: FlowMatching) -> None:
         super().adopt(seen)
         if seen._few_key is not None and seen.step_count == seen._few_key[0]:
-            self._few, self._few_floor = seen._few, seen._few_floor
-            self._few_key = (seen.step_count, seen.reflows, self.averaged)
+            self._few_last = seen._few
 
     def metrics(self) -> list[Metric]:
         return numbers.metrics(self)

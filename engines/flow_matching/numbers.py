@@ -79,7 +79,7 @@ def by_steps(engine: FlowMatching, how: str) -> Pieces[list[float]]:
     plane it is the k-NN estimate of KL(p‖q) in nats, of pictures the energy distance in σ.
     """
     ref, plane = reference(engine.pool), engine.pool.dataset.kind == "plane"
-    z = engine.starts(SAMPLES if plane else 300, engine.view_rng)
+    z = engine.starts(engine.some(SAMPLES, 400) if plane else 300, engine.view_rng)
     out = []
     for n in FEW:
         times = [i / n for i in range(n + 1)]
@@ -93,9 +93,9 @@ def by_steps(engine: FlowMatching, how: str) -> Pieces[list[float]]:
             out.append(math.nan)
         elif plane:
             held = ref.held[:HELD]
-            if engine._few_floor is None:
-                engine._few_floor = knn_kl(held, ref.fresh(0)[: len(x)]).value
-            out.append(knn_kl(held, x).value - engine._few_floor)
+            if len(x) not in engine._few_floor:
+                engine._few_floor[len(x)] = knn_kl(held, ref.fresh(0)[: len(x)]).value
+            out.append(knn_kl(held, x).value - engine._few_floor[len(x)])
         else:
             out.append(ref.energy(x) - ref.energy_floor)
     return out
@@ -107,10 +107,8 @@ def few(engine: FlowMatching) -> dict[str, list[float]]:
 
 
 def few_pieces(engine: FlowMatching) -> Pieces[dict[str, list[float]]]:
-    """`few`, a step at a time; a picture with less than full effort takes the last ones."""
-    if engine.effort < 1 and engine._few_key is not None:
-        return engine._few
-    key = (engine.step_count, engine.reflows, engine.averaged)
+    """`few`, a step at a time."""
+    key = (engine.step_count, engine.reflows, engine.averaged, engine.effort)
     if engine._few_key != key:
         hows = ("leaps", "Euler") if engine.distil == "shortcut" else ("Euler",)
         found = {}
@@ -129,11 +127,13 @@ def probes(engine: FlowMatching) -> list[Probe]:
     def measured() -> Pieces[list[Metric]]:
         found = yield from few_pieces(engine)
         how = next(iter(found))
+        some = engine.some(SAMPLES, 400)
+        note = f"of {some:,} samples; more at rest" if plane and some < SAMPLES else ""
         words = "leaps" if how == "leaps" else "steps of Euler's method"
         return [
-            Metric(name, value, unit, floor=0.0, label=f"In {n} step{'s' * (n > 1)}",
+            Metric(name, value, unit, floor=0.0, label=f"In {n} step{'s' * (n > 1)}", note=note,
                    help=f"{what} of samples made in so many {words}, above that of true samples.")
             for name, n, value in zip(names, FEW, found[how], strict=True)
         ]  # fmt: skip
 
-    return [Probe.of("few_steps", names, measured, 0.15)]
+    return [Probe.of("few_steps", names, measured, 0.05)]

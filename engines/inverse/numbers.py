@@ -12,7 +12,7 @@ from torch import Tensor
 from engines.inverse import truth
 from engines.marks import Metric
 from engines.metrics import nearest
-from engines.pace import Pieces
+from engines.pace import Pieces, finish
 from engines.pictures import numpy
 from engines.probes import Probe
 
@@ -42,7 +42,12 @@ def known(engine: Inverse) -> Known:
     return engine._truth
 
 
-def drawn(engine: Inverse) -> Pieces[Tensor]:
+def drawn(engine: Inverse) -> Tensor:
+    """`drawing`, all at once."""
+    return finish(drawing(engine))
+
+
+def drawing(engine: Inverse) -> Pieces[Tensor]:
     """DRAWN samples (n, 2) given the line, always from the same noise. Kept until anything moves."""
     key = (engine.step_count, engine.at, tuple(getattr(engine, name) for name in engine.knobs))
     if engine._drawn_line is None or engine._drawn_line[0] != key:
@@ -61,7 +66,7 @@ def probes(engine: Inverse) -> list[Probe]:
 
 
 def on_the_line(engine: Inverse) -> Pieces[list[Metric]]:
-    x = numpy((yield from drawn(engine))).astype(np.float64)
+    x = numpy((yield from drawing(engine))).astype(np.float64)
     right, first = known(engine), engine.first
     whole = np.isfinite(x).all()
     off = math.sqrt(np.square(x[:, first] - engine.at).mean()) / engine.scale if whole else math.nan

@@ -79,7 +79,7 @@ def plane(engine: Inverse) -> list[Panel]:
         ]  # fmt: skip
 
     def observe() -> Pieces[list[Mark]]:
-        x = yield from numbers.drawn(engine)
+        x = yield from numbers.drawing(engine)
         under = density_field(dataset)
         heat = [] if under is None else [
             Heat(under, box, label="p̂(x), kernel estimate" if guess else "p(x)",
@@ -93,7 +93,7 @@ def plane(engine: Inverse) -> list[Panel]:
         if p is not None:
             every = max(1, len(p) // 600)
             marks.append(over(right.grid[::every], p[::every], "data", hat, fill=True))
-        x = numpy((yield from numbers.drawn(engine)))[:, 1 - engine.first]
+        x = numpy((yield from numbers.drawing(engine)))[:, 1 - engine.first]
         edges = np.linspace(low, high, BINS + 1)
         height = np.histogram(x, edges)[0] / (len(x) * (edges[1] - edges[0]))
         steps = np.repeat(edges, 2)[1:-1], np.repeat(height, 2).clip(0, 3 * tall)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engines.marks import Box, Heat, Mark, Metric, Panel, Paths, Points
+from engines.pace import Pieces
 from engines.pictures import (
     GRID,
     cell_average,
@@ -61,7 +63,7 @@ def panels(engine: NCE) -> list[Panel]:
               "chosen by weight in orange", box, "small", hz=6,
               help=f"{SHOWN} noise points, and as many chosen out of them by their weights exp(h): "
               "where few weigh nearly all, these few are chosen over and over."),
-        Panel("log_weights", "Who carries the weight", lambda: _log_weights(engine, top),
+        Panel("log_weights", "Who carries the weight", partial(_log_weights, engine, top),
               "over log weights, nats",
               (LEAST, top, 0.0, 1.0), "small", hz=6, equal=False,
               help="Grey: the share of noise points that have such a weight. Orange: the share of all "
@@ -179,8 +181,9 @@ def _noise(engine: NCE) -> list[Mark]:
 
 def _classifier(engine: NCE) -> list[Mark]:
     box = engine.pool.dataset.extent
-    at = centres(box, FIELD, engine.device)
-    logit = numpy(engine.log_ratio(at) - math.log(engine.ratio)).reshape(FIELD, FIELD)
+    cells = round(FIELD * engine.effort**0.5 / 4) * 4
+    at = centres(box, cells, engine.device)
+    logit = numpy(engine.log_ratio(at) - math.log(engine.ratio)).reshape(cells, cells)
     sure = 0.5 * np.tanh(logit / 2)
     return [
         Heat(sure.astype(np.float32), box, "discriminator", "diverging", hi=0.5, gamma=1.0,
@@ -203,7 +206,8 @@ def _best(engine: NCE) -> list[Mark]:
 
 def _ratio(engine: NCE, top: float) -> list[Mark]:
     box = engine.pool.dataset.extent
-    h = numpy(engine.log_ratio(centres(box, GRID, engine.device))).reshape(GRID, GRID)
+    cells = round(GRID * engine.effort**0.5 / 4) * 4
+    h = numpy(engine.log_ratio(centres(box, cells, engine.device))).reshape(cells, cells)
     return [Heat(h, box, "plain", "diverging", hi=top, gamma=1.0, label="h", unit="nats")]
 
 
@@ -234,7 +238,8 @@ def _weights(engine: NCE) -> list[Mark]:
     ]
 
 
-def _log_weights(engine: NCE, top: float) -> list[Mark]:
+def _log_weights(engine: NCE, top: float) -> Pieces[list[Mark]]:
+    yield from engine.prepared()
     noise = engine.law.sample(COUNTED, engine.view_rng)
     log_w = engine.log_ratio(noise).double() - engine.implied().log_z
     edges = np.linspace(LEAST, top, 41)
