@@ -36,42 +36,51 @@
       }
       this.order = [...seen];
       const names = this.order.join("\n");
-      // what is told above the pictures may take a line more
-      const pushed = this.around() > 0 && this.top() > this.placedTop;
+      // what is told above and below the pictures may take a line more
+      const pushed = this.excess() !== this.stuck;
       if (changed || pushed || names !== this.panelNames) this.layout();
       this.panelNames = names;
     },
 
-    /** Pixels that stand above and below the main pictures, which share the rest of the window; NaN
-        where the page scrolls. A lecture's page says what it takes as a rule and what is below. */
+    /** What a page that shall not scroll (a lecture) says it takes around the main pictures, which
+        share the rest of the window; [NaN, NaN] where it may. */
     around() {
       const style = getComputedStyle(this.root);
-      const [around, below] = ["--gp-around", "--gp-below"].map((name) =>
-        parseFloat(style.getPropertyValue(name)),
-      );
-      if (!(around > 0)) return NaN;
-      return Math.max(around, this.top() + below);
+      return ["--gp-around", "--gp-below"].map((name) => parseFloat(style.getPropertyValue(name)));
     },
 
-    top() {
-      return Math.round(this.grid.getBoundingClientRect().top + window.scrollY);
+    /** By how many pixels the main pictures reach too far down. */
+    excess() {
+      const [around, below] = this.around();
+      if (!(around > 0)) return 0;
+      const main = [...this.panels.values()].filter((p) => p.what && p.what.size === "large");
+      const bottoms = main.map((p) => p.figure.getBoundingClientRect().bottom + window.scrollY);
+      return Math.max(0, Math.ceil(Math.max(0, ...bottoms) - (window.innerHeight - below)));
     },
 
     layout() {
       const width = this.grid.clientWidth;
       if (!width || !this.order) return;
       this.laidOut = width;
-      this.placedTop = this.top();
       const panels = this.order.map((key) => this.panels.get(key)).filter(Boolean);
       let order = 1;
       const filled = this.root.classList.contains("gp-filled");
-      const around = this.around();
+      const [around] = this.around();
       const rows = arrange(panels, width, this.enlarged, around > 0);
       const main = rows.filter((row) => row.panels[0].what.size === "large");
-      const room = (window.innerHeight - around) / main.length - CAPTION;
-      for (const row of rows) {
-        placeRow(row, order, width, filled, main.includes(row) && room > 0 ? room : Infinity);
-        order += row.panels.length;
+      let room = (window.innerHeight - around) / main.length - CAPTION;
+      const placed = () => {
+        order = 1;
+        for (const row of rows) {
+          placeRow(row, order, width, filled, main.includes(row) && room > 0 ? room : Infinity);
+          order += row.panels.length;
+        }
+        return this.excess();
+      };
+      // captions, legends and sliders take what they take: the pictures give way
+      if ((this.stuck = placed()) > 0) {
+        room -= this.stuck / main.length;
+        this.stuck = placed();
       }
       for (const panel of panels) panel.resize(panel.plot.clientWidth, panel.plot.clientHeight);
     },
