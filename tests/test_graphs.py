@@ -303,12 +303,12 @@ def test_a_step_is_one_step_and_no_more_are_taken_than_asked_for():
 
 def test_checkpoints_feeds_and_actions_leave_the_graphs_behind():
     def course(run):
-        saved = run.train(steps=25).checkpoint()
-        run.train(steps=20).act("step_discriminator")
+        saved = run.train(steps=20).checkpoint()
         run.feed(run.experiment.but(dataset="rings"))
-        run.train(steps=25)
+        run.train(steps=20).act("step_discriminator")
+        run.train(steps=20)
         there = weights(run)
-        run.restore(saved).train(steps=25)
+        run.restore(saved).train(steps=20)
         return there, run
 
     (there, eager), (too, captured) = (
