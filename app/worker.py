@@ -415,7 +415,7 @@ class Worker:
         return False
 
     def _open(self, text: str) -> None:
-        before, self.run = self.run, Experiment.from_json(text).start(self.device).quicken()
+        before, self.run = self.run, Experiment.from_json(text).start(self.device).by_graphs()
         self._begin_tape()
         preset = matching(self.run.experiment)
         self._watch = Watch(preset) if preset else None

@@ -106,7 +106,7 @@ class Run:
         return self
 
     def advance(self, most: int | None = 1) -> int:
-        """One training step in every lane, or by CUDA graphs (`quicken`) several, but at most
+        """One training step in every lane, or by CUDA graphs (`by_graphs`) several, but at most
         `most`; returns how many."""
         begin, taken = time.perf_counter(), 1
         if self.graphs is not None:
@@ -121,7 +121,7 @@ class Run:
         self.seconds += time.perf_counter() - begin
         return taken
 
-    def quicken(self, backend: Backend | None = None) -> Run:
+    def by_graphs(self, backend: Backend | None = None) -> Run:
         """From now on take whole steps as CUDA graphs where there is a GPU and the engine allows
         it: the same steps but for rounding. `graphs.why_eager` says why not. On a CPU: nothing."""
         if backend is None and torch.device(self.device).type == "cuda":
