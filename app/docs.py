@@ -61,7 +61,7 @@ Written by `make docs` from the code; don't edit it by hand.
 On a GPU a live run captures its training step once and replays it, ten steps at a time: a small
 network's step is a hundred kernels, and starting them one by one is what takes the time. The
 graphs take the same steps as an eager run but for rounding; a run begins eagerly, and goes on
-eagerly where a capture fails. `Experiment.start()` is eager unless `quicken()` is called, and on a
+eagerly where a capture fails. `Experiment.start()` is eager unless `by_graphs()` is called, and on a
 CPU nothing is captured.
 
 A *dial* is a live knob that a graph reads from the device: moving it costs nothing. Any other live

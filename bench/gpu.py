@@ -27,7 +27,7 @@ def ready(experiment: Experiment, graphs: bool) -> Run:
     """A run that has warmed up, and captured its steps."""
     run = experiment.start("cuda")
     if graphs:
-        run.quicken()
+        run.by_graphs()
     run.train(steps=400).train(seconds=0.5)
     return run.train(steps=200)
 

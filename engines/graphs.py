@@ -239,6 +239,7 @@ class Graph:
         self.losses: list[str] = []
         self.counts: list[dict[str, int]] = []
         before, places = dict(vars(engine)), addresses(engine)
+        self._alive = before  # the steps read these tensors, wherever the engine may go on
         try:
             self.out, self._replay = backend.record(engine, self._take)
             self._check(before, places)

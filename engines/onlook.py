@@ -103,17 +103,27 @@ class Onlooker:
         self._on(run, ahead)
         then, later = run.step, [lane.pending for lane in run.lanes]
         own: list[tuple[Any, Any]] = [(lane.engine, lane.probes) for lane in run.lanes]
+        # whatever a lane keeps that looks at its engine
+        helpers = [
+            (helper, lane.engine, view.view)
+            for lane, view in zip(run.lanes, views, strict=True)
+            for helper in vars(lane).values()
+            if getattr(helper, "engine", None) is lane.engine
+        ]
         for lane, view, pending in zip(run.lanes, views, losses, strict=True):
             lane.engine, lane.probes, lane.pending = view.view, view.probes, pending
-            lane.density.engine = view.view
+        for helper, _, view in helpers:
+            helper.engine = view
         run.step, self.looking = step, True
         try:
             with torch.cuda.stream(self.stream) if here is not None else contextlib.nullcontext():
                 yield
         finally:
             run.step, self.looking = then, False
+            for helper, engine, _ in helpers:
+                helper.engine = engine
             for lane, (engine, known), more in zip(run.lanes, own, later, strict=True):
-                lane.engine, lane.probes, lane.density.engine = engine, known, engine
+                lane.engine, lane.probes = engine, known
                 lane.pending = [*lane.pending, *more]
             if here is not None:  # the next copy must not overwrite what is still read
                 here.wait_stream(self.stream)

@@ -103,7 +103,7 @@ class Run:
         return self
 
     def advance(self, most: int | None = 1) -> int:
-        """One training step in every lane, or by CUDA graphs (`quicken`) several, but at most
+        """One training step in every lane, or by CUDA graphs (`by_graphs`) several, but at most
         `most`; returns how many."""
         begin, taken = time.perf_counter(), 1
         if self.graphs is not None:
@@ -118,23 +118,28 @@ class Run:
         self.seconds += time.perf_counter() - begin
         return taken
 
-    def quicken(self, backend: Backend | None = None, native: bool = True) -> Run:
-        """For live sessions, as often as one likes: every lane trains the fastest way that is ready,
-        by the same steps but for rounding.
-
-        On a GPU whole steps are CUDA graphs, where the engine allows it; `graphs.why_eager` says
-        why not. On a CPU it is native code, where there is any and it is wanted; `quickened` is what
-        the page says of it.
-        """
-        if torch.device(self.device).type == "cuda" and self.graphs is None:
-            backend = backend or Cuda(self.device)
+    def by_graphs(self, backend: Backend | None = None) -> Run:
+        """From now on take whole steps as CUDA graphs where there is a GPU and the engine allows
+        it: the same steps but for rounding. `graphs.why_eager` says why not. On a CPU: nothing."""
+        if backend is None and torch.device(self.device).type == "cuda":
+            backend = Cuda(self.device)
+        self.graphs = Graphs(backend) if backend is not None else None
+        if torch.device(self.device).type == "cuda":
             self.onlooker = Onlooker(self.device)
-        if backend is not None:
-            self.graphs = Graphs(backend)
-        elif native and torch.device(self.device).type == "cpu":
+        return self
+
+    def quicken(self, native: bool = True) -> None:
+        """For live sessions, as often as one likes: every lane trains the fastest way that is ready,
+        the same to rounding: by graphs on a GPU, in native code on a CPU if that is wanted.
+
+        `quickened` is what the page says of it, in a few words.
+        """
+        if torch.device(self.device).type == "cuda":
+            if self.graphs is None:
+                self.by_graphs()
+        elif native:
             said = [lane.engine.quicken() for lane in self.lanes]
             self.quickened = ", ".join(dict.fromkeys(filter(None, said)))
-        return self
 
     def _flush(self) -> None:
         finite = [lane.flush() for lane in self.lanes]

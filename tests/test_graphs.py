@@ -54,7 +54,7 @@ def trained(given: Experiment, steps: int, backend=None, moves=(), device: str =
     """A run of so many steps; moves: (step, knob, value)."""
     run = given.start(device)
     if backend is not None:
-        run.quicken(backend)
+        run.by_graphs(backend)
     for at, name, value in moves:
         run.train(steps=at - run.step)
         run.set(name, value)
@@ -291,7 +291,7 @@ def test_all_lanes_are_captured_and_each_has_its_own_numbers():
 
 
 def test_a_step_is_one_step_and_no_more_are_taken_than_asked_for():
-    run = gan().start("cpu").quicken(Frozen())
+    run = gan().start("cpu").by_graphs(Frozen())
     assert [run.advance() for _ in range(12)] == [1] * 12
     assert run.advance(5) == 1, "ten begin at a multiple of ten"
     run.train(steps=7)
@@ -303,17 +303,17 @@ def test_a_step_is_one_step_and_no_more_are_taken_than_asked_for():
 
 def test_checkpoints_feeds_and_actions_leave_the_graphs_behind():
     def course(run):
-        saved = run.train(steps=25).checkpoint()
-        run.train(steps=20).act("step_discriminator")
+        saved = run.train(steps=20).checkpoint()
         run.feed(run.experiment.but(dataset="rings"))
-        run.train(steps=25)
+        run.train(steps=20).act("step_discriminator")
+        run.train(steps=20)
         there = weights(run)
-        run.restore(saved).train(steps=25)
+        run.restore(saved).train(steps=20)
         return there, run
 
     (there, eager), (too, captured) = (
         course(gan().start("cpu")),
-        course(gan().start("cpu").quicken(backend := Frozen())),
+        course(gan().start("cpu").by_graphs(backend := Frozen())),
     )
     assert backend.captures >= 4
     for key, x in there.items():
@@ -330,7 +330,7 @@ def test_graphs_wait_until_a_slider_rests():
 
 
 def test_looking_at_a_captured_run_changes_nothing():
-    plain, looked = trained(gan(), 31, Frozen()), gan().start("cpu").quicken(Frozen())
+    plain, looked = trained(gan(), 31, Frozen()), gan().start("cpu").by_graphs(Frozen())
     for _ in range(3):
         looked.train(steps=10).frame(measure=False)
     assert equal(weights(plain), weights(looked.train(steps=1)))
@@ -388,8 +388,8 @@ def test_averages_by_a_number_on_the_device_are_the_same_to_rounding():
     assert not torch.allclose(*(next(net.parameters()) for net in (one, other)))
 
 
-def test_without_a_gpu_nothing_is_quickened():
-    run = gan().start("cpu").quicken()
+def test_without_a_gpu_nothing_is_captured():
+    run = gan().start("cpu").by_graphs()
     assert run.graphs is None
     assert equal(weights(run.train(steps=15)), weights(trained(gan(), 15)))
 
@@ -457,7 +457,7 @@ def test_a_capture_that_fails_leaves_a_run_that_trains_on_a_gpu():
     run.engine.__class__ = Waits
     backend = Cuda()
     backend.rest = 0.0
-    run.quicken(backend).train(steps=40)
+    run.by_graphs(backend).train(steps=40)
     assert run.graphs.why_eager.startswith("Capturing its step failed")
     alike(eager, run, 1e-4)
 

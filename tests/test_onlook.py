@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ def started(name: str, **knobs) -> Run:
 
 def looking(run: Run) -> Run:
     """With graphs and an onlooker, as on a GPU."""
-    run.quicken(Frozen(watched=False))
+    run.by_graphs(Frozen(watched=False))
     run.onlooker = Onlooker("cpu")
     return run
 
@@ -58,7 +60,7 @@ def test_training_goes_on_while_a_frame_is_drawn():
     assert got.step == 50 and looked.step == 70, "whole replays, no more than asked for"
     assert looked.engine.step_count == 70
     # a look at the engine itself would be of later weights
-    direct = started("gan").quicken(Frozen(watched=False)).train(steps=50)
+    direct = started("gan").by_graphs(Frozen(watched=False)).train(steps=50)
     assert pictures(direct.frame(measure=False)) == pictures(got)
     direct.train(steps=20)
     assert pictures(direct.frame(measure=False)) != pictures(got)
@@ -108,6 +110,19 @@ def test_actions_and_new_data_are_seen_at_once():
     assert pictures(plain.frame(measure=False)) == pictures(looked.frame(measure=False))
 
 
+def test_what_a_lane_keeps_looks_at_the_copy_too():
+    run = looking(started("gan")).train(steps=3)
+    run.lanes[0].helper = helper = SimpleNamespace(engine=run.engine)
+    with run.onlooker.look(run):
+        assert helper.engine is run.engine is not engine_of(run)
+    assert helper.engine is run.engine is engine_of(run)
+
+
+def engine_of(run: Run):
+    """The engine that trains."""
+    return run.graphs.steps[0].engine
+
+
 def test_an_error_while_drawing_leaves_the_run_as_it_was(monkeypatch):
     run = looking(started("gan")).train(steps=50)
     engine, known = run.engine, run.lanes[0].probes
@@ -125,7 +140,7 @@ def test_an_error_while_drawing_leaves_the_run_as_it_was(monkeypatch):
 def test_a_frame_on_the_second_stream_is_the_frame(name):
     """Of the same weights: one drawn while replays go on, and one of a run that stands still."""
     experiment = Experiment(ENGINES[name].opens_on, name)
-    runs = [experiment.start("cuda").quicken() for _ in range(2)]
+    runs = [experiment.start("cuda").by_graphs() for _ in range(2)]
     for run in runs:
         for steps in run.graphs.steps:
             steps.backend.rest = 0.0

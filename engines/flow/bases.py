@@ -106,7 +106,7 @@ class Uniform(Gaussian):
 
     def log_prob(self, z: Tensor) -> Tensor:
         inside = (z.abs() <= Squash.HALF).all(1)
-        flat = z.new_tensor(-self.dim * math.log(2 * Squash.HALF))
+        flat = z.new_full((), -self.dim * math.log(2 * Squash.HALF))
         return torch.where(inside, flat, -math.inf)
 
     def cost(self, z: Tensor) -> Tensor:
