@@ -99,8 +99,8 @@ class Descent:
         z, log_det, kept = self._there(x, log_det)
         g, means = torch.empty_like(z), z.new_empty(2)  # of the cost, and of −log q
         compiled.code().gaussian(
-            *z.shape, z.shape[1] ** 0.5 + Gaussian.FAR, z.data_ptr(), log_det.data_ptr(), g.data_ptr(),
-            means.data_ptr(),
+            *z.shape, z.shape[1] ** 0.5 + Gaussian.FAR, z.data_ptr(), log_det.data_ptr(),
+            g.data_ptr(), means.data_ptr(),
         )  # fmt: skip
         self._back(kept, g, z.new_full((1,), -1 / len(z)).expand(len(z)))
         for part, grad in zip(self._parts, self._grads):
