@@ -240,10 +240,8 @@ def soak(
     for visitor in here:
         visitor.thread.start()
         time.sleep(APART)
-    while (
-        (now := time.perf_counter() - begin) < seconds
-        or now < most_seconds
-        and not all(visitor.served for visitor in here)
+    while (now := time.perf_counter() - begin) < seconds or (
+        now < most_seconds and not all(visitor.served for visitor in here)
     ):
         time.sleep(min(2.0, seconds / 4))
         most = max(most, memory(pids()))
