@@ -31,6 +31,7 @@ FPS = 17.0
 COUNTS = (1, 2, 4, 8, 16)
 QUEUED = "in the queue"  # what a visitor is told who waits
 WARM, WINDOW = 2.5, 5.0  # seconds: the start with its ramp, and what is measured
+APART = 0.25  # seconds between two who come into a room
 
 
 def header(text: str) -> dict[str, Any]:
@@ -44,19 +45,26 @@ class Visitor:
     """Plays a session in a thread, as Gradio does, and acknowledges what it gets."""
 
     def __init__(self, session: Session, experiment: Experiment) -> None:
-        self.session, self.error = session, None
+        self.session, self.experiment, self.error = session, experiment, None
         self.frames: list[tuple[float, int, str]] = []  # when, step, note
-        session.open(experiment)
+        self.came = time.perf_counter()
         self.thread = threading.Thread(target=self._play, daemon=True)
 
     def _play(self) -> None:
         try:
+            self.came = time.perf_counter()
+            self.session.open(self.experiment)
             for text in self.session.play():
                 head = header(text)
                 self.session.worker.hear(head["seq"])
                 self.frames.append((time.perf_counter(), head["step"], head["note"]))
         except Exception as error:
             self.error = error
+
+    @property
+    def served(self) -> bool:
+        """Whether it has trained, or was told its place in the queue."""
+        return any(step > 0 or QUEUED in note for _, step, note in self.frames)
 
     def rate(self, begin: float, end: float) -> tuple[float, float]:
         """Steps and frames a second between two moments."""
@@ -66,10 +74,14 @@ class Visitor:
         seconds = inside[-1][0] - inside[0][0]
         return (inside[-1][1] - inside[0][1]) / seconds, (len(inside) - 1) / seconds
 
-    def leave(self) -> None:
-        self.session.pause()
-        self.thread.join(30)
-        self.session.close()
+
+def leave(visitors: list[Visitor]) -> None:
+    """All close their pages at once."""
+    for visitor in visitors:
+        visitor.session.close()
+    for visitor in visitors:
+        visitor.thread.join(30)
+        assert not visitor.thread.is_alive(), "a stream never ended"
 
 
 def busy(pids: list[int]) -> float:
@@ -91,6 +103,8 @@ def together(
     visitors = [Visitor(make(), experiment) for _ in range(n)]
     for visitor in visitors:
         visitor.thread.start()
+    while not all(visitor.frames for visitor in visitors):
+        time.sleep(0.1)
     time.sleep(WARM)
     room = getattr(visitors[0].session.worker, "room", None)
     pids = room.pids if room is not None else []
@@ -99,8 +113,7 @@ def together(
     end = time.perf_counter()
     cores = (busy(pids) - used) / (end - begin)
     rates = [visitor.rate(begin, end) for visitor in visitors]
-    for visitor in visitors:
-        visitor.leave()
+    leave(visitors)
     return rates, cores
 
 
@@ -190,16 +203,20 @@ def soak(
     places: int | None = None,
     turn: float | None = None,
     patience: float = 10.0,
+    engines: tuple[str, ...] = (),
+    most_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Fill a room; what happened, as plain numbers.
 
+    served: visitors who trained, or were told their place in the queue; until all were it goes on
+    for `most_seconds`.
     unserved: visitors who had neither a frame nor a place in the queue for `patience` seconds.
     """
     errors = Errors()
     logging.getLogger("playground").addHandler(errors)
     room = Room("cpu", places=places, **({} if turn is None else {"turn": turn}))
     pids = lambda: [os.getpid(), *nursery.pids(), *room.pids]  # noqa: E731
-    names = [name for name in ENGINES if ENGINES[name].opens_on != "digits"]
+    names = engines or tuple(ENGINES)
 
     def came(n: int) -> list[Visitor]:
         return [
@@ -215,20 +232,23 @@ def soak(
     first = came(1)[0]
     first.thread.start()
     time.sleep(1.0)
-    first.leave()
+    leave([first])
     rest(room)
     before, most = memory(pids()), 0.0
     here = came(visitors)
     begin = time.perf_counter()
     for visitor in here:
         visitor.thread.start()
-    while time.perf_counter() - begin < seconds:
+        time.sleep(APART)
+    while (now := time.perf_counter() - begin) < seconds or (
+        now < most_seconds and not all(visitor.served for visitor in here)
+    ):
         time.sleep(min(2.0, seconds / 4))
         most = max(most, memory(pids()))
     end = time.perf_counter()
     unserved, waited = 0, 0
     for visitor in here:
-        told = [(begin, ""), *[(when, note) for when, _, note in visitor.frames], (end, "")]
+        told = [(visitor.came, ""), *[(when, note) for when, _, note in visitor.frames], (end, "")]
         waited += any(QUEUED in note for _, note in told)
         # a place in the queue stays true until it changes, and is told again when it does
         unserved += any(
@@ -236,15 +256,15 @@ def soak(
             for (a, note), (b, _) in itertools.pairwise(told)
         )
     notes = {note for visitor in here for _, _, note in visitor.frames}
-    trained = [visitor.frames[-1][1] if visitor.frames else 0 for visitor in here]
-    for visitor in here:
-        visitor.leave()
+    trained = [max((step for _, step, _ in visitor.frames), default=0) for visitor in here]
+    served = [visitor.served for visitor in here]
+    leave(here)
     rest(room)
     after = memory(pids())
     logging.getLogger("playground").removeHandler(errors)
     return {
         "visitors": visitors, "places": room.places, "waited": waited, "unserved": unserved,
-        "trained": sum(step > 0 for step in trained), "processes": len(room.pids),
+        "served": sum(served), "trained": sum(step > 0 for step in trained), "processes": len(room.pids),
         "errors": [*errors.found, *[str(v.error) for v in here if v.error],
                    *[note for note in notes if "went wrong" in note]],
         "before": before, "most": most, "after": after, "ratio": after / before,

@@ -31,7 +31,7 @@ from app.visitors import Visitors
 from bench.room import header, soak
 from engines import BadInput, Experiment
 
-START = Experiment("ring8soft", "mixture", seed=3, knobs={"fit": "gradient"})
+START = Experiment("ring8soft", "mixture", seed=3, knobs={"fit": "gradient", "n_points": 2000})
 
 
 class Visitor:
@@ -128,6 +128,7 @@ def test_one_stream_takes_the_place_of_another(room):
 def test_a_run_at_rest_is_parked_and_comes_back(room):
     visitor = Visitor(room)
     session, remote = visitor.session, visitor.session.worker
+    visitor.see(session.reset())
     visitor.watch(session.step(9))
     session.set("lr", 0.1)
     [line] = room._lines
@@ -360,6 +361,7 @@ def test_a_killed_process_costs_what_is_newer_than_the_last_checkpoint(processes
         one.session.close()
 
 
+@pytest.mark.slow
 def test_a_counted_run_that_loses_its_process_twice_is_exact(processes):
     visitor, left = Visitor(processes), [40, 15]
 
@@ -380,6 +382,7 @@ def test_a_counted_run_that_loses_its_process_twice_is_exact(processes):
     assert not os.path.exists(f"/proc/{pid}") and not processes.pids
 
 
+@pytest.mark.slow
 def test_a_run_at_rest_that_loses_its_process_is_found_again(processes):
     visitor = Visitor(processes)
     session = visitor.session
@@ -395,6 +398,7 @@ def test_a_run_at_rest_that_loses_its_process_is_found_again(processes):
     session.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_every_process_is_given_up(processes, monkeypatch):
     visitor = Visitor(processes)
     remote, line = visitor.session.worker, processes.line
@@ -426,9 +430,9 @@ def test_the_process_that_forks_others_is_started_again(processes):
 
 @pytest.mark.slow
 def test_thirty_two_visitors_on_eight_places():
-    found = soak(seconds=12.0, visitors=32, places=8, turn=2.0, patience=8.0)
-    assert not found["errors"] and not found["unserved"]
-    assert found["waited"] >= 24 and found["trained"] > 8, "places went round"
+    found = soak(10.0, visitors=32, places=8, turn=2.0, engines=("mixture",), most_seconds=150.0)
+    assert not found["errors"] and found["served"] == 32
+    assert found["waited"] >= 16 and found["trained"] > 8, "places went round"
     assert found["processes"] == 0 and found["ratio"] < 1.2
 
 
