@@ -1,13 +1,19 @@
 """Generative Playground: build the page and launch it (the Hugging Face Spaces entry)."""
 
-from engines import machine
+import gc
+
+gc.disable()  # until the page stands: all that is loaded stays, and looking through it takes long
+
+from engines import machine  # noqa: E402
 
 if __name__ == "__main__":
     machine.calibrate()  # the page says what it found
 
-from app.page import build, launch_options
+from app.page import build, launch_options  # noqa: E402
 
 demo = build()
+gc.freeze()  # nor is any of it looked through while frames stream
+gc.enable()
 
 if __name__ == "__main__":
     demo.launch(**launch_options())
