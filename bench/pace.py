@@ -6,6 +6,7 @@ The live loop is the worker's own, and whoever takes its frames says at once tha
 from __future__ import annotations
 
 import contextlib
+import gc
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def bare(run: Run, seconds: float = SECONDS) -> float:
 
 def main(engines: list[str] | None = None) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # as app.py does
     print("                            live ÷ bare          gaps at load, ms    busy core ÷ idle")
     print("engine              bare/s  median (min … max)   median  95 %  most  median")
     for engine in engines or (*CHEAP, *DEAR):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engines.run import Run
 
 LONGEST = 0.025  # seconds that one picture may take, or else it is made with less effort
+QUICK = 0.012  # seconds in which one may be made at once, though it has pieces
 SLICE = 0.03  # seconds after which a frame waits for no further picture
 MOVE, PART = 0.006, 0.08  # seconds a frame for what is made in pieces, or a part of its period
 DEAR = 0.03  # seconds from which on numbers are made in pieces
@@ -82,6 +83,7 @@ class Looking:
 
     def __init__(self, run: Run) -> None:
         self.run, self.spent, self._at, self._move = run, 0.0, 0.0, MOVE
+        self._turn = 0  # by turns, pictures made in pieces and those made at once
         share = shares(run.engine.dear)
         self._panels, self._numbers = Budget(share.panels), Budget(share.numbers)
 
@@ -219,6 +221,10 @@ class Looking:
         for lane, panel in must:
             self._draw(lane, panel, now, fresh)
             lane.job = None
+        for lane in self.run.lanes:
+            if lane.job is not None and self._turn % 2 == 0 and self._panels.open(now):
+                self._continue(lane, now)
+                self._turn += 1
         made: set[tuple[int, str]] = set()  # bases of the pictures that were drawn
         for _, lane, panel in sorted(due, key=lambda item: item[0], reverse=True):
             # a curve costs next to nothing, and shall not wait for the fields
@@ -234,18 +240,18 @@ class Looking:
                     self._spend(self._panels, lane.job.cost, fresh)
                 continue
             self._draw(lane, panel, now, fresh)
+            self._turn += not cheap
             if panel.basis:
                 made.add((lane.index, panel.basis))
-        for lane in self.run.lanes:
-            if lane.job is not None and self._panels.open(now):
-                self._continue(lane, now)
+        if self._panels.open(now):
+            self._turn = 0
         return [lane.panels[panel.id] for lane, panel in wanted]
 
     @staticmethod
     def _in_pieces(lane: Lane, panel: Panel) -> bool:
         """Whether a picture, with those of its basis, is too dear to be made at once: unless it
         was found to be quick when nothing that it shows had been worked out for a number before."""
-        return panel.cut and lane.work_cost.get(panel.basis or panel.id, np.inf) > LONGEST
+        return panel.cut and lane.work_cost.get(panel.basis or panel.id, np.inf) > QUICK
 
     def _continue(self, lane: Lane, now: float) -> None:
         job, before = lane.job, lane.job.cost

@@ -50,7 +50,7 @@ class Shares(NamedTuple):
 
 def shares(dear: bool) -> Shares:
     """dear: of a model that has to solve for each sample and each value of its density."""
-    return Shares(0.07, 0.07, 0.07) if dear else Shares(0.04, 0.04, 0.03)
+    return Shares(0.07, 0.07, 0.07) if dear else Shares(0.035, 0.035, 0.025)
 
 
 class Budget:

@@ -15,6 +15,8 @@ from engines.pace import SENDING, Budget, Ladder, finish, move, shares
 from engines.probes import Survey
 from tests.contract import start, taken
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flow_matching", "score")]
+FIELDS = ["diffusion", *SLOW]
 QUICK = {"width": 16, "hidden": 1, "batch": 32}  # of models of fields
 
 
@@ -111,7 +113,7 @@ def leaving(pieces, run):
             run.advance()
 
 
-@pytest.mark.parametrize("name", ["diffusion", "flow_matching", "score"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_pieces_of_a_snapshot_are_of_one_model(name):
     run = small(name)
     x = run.pool.test[:40]
@@ -254,7 +256,7 @@ def frames(run):
     return {p.id: p for p in run.frame().panels}
 
 
-@pytest.mark.parametrize("name", ["diffusion", "flow_matching", "score"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_at_rest_nothing_is_left_of_the_stream(name):
     """Frames with little effort, then one at rest: as if nobody had looked before."""
     looked_at, alone = small(name), small(name)
