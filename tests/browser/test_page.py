@@ -78,6 +78,7 @@ def test_play_moves_pixels_and_the_loss_grows_and_pause_freezes(page):
     before = page.evaluate(PIXELS)
     button(page, "Play").click()
     wait_step(page, "s > 20")
+    expect(page.locator(".gp-machine")).to_contain_text("splines")  # compiled, or why not
     first = page.evaluate(PIXELS)
     assert first[0] != before[0]
     line = ".gp-view .scatterlayer path.js-line"
