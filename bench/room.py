@@ -137,12 +137,15 @@ def throughput(
     rounds: int = 1,
     processes: dict[str, int] | None = None,
 ) -> None:
-    """A table: for each number of visitors, the two ways in turns.
+    """A table: for each number of visitors, the ways in turns.
 
-    Steps a CPU second tell on a busy machine, too, where both ways get less than there is.
+    Steps a CPU second tell on a busy machine, too, where all get less than there is.
     """
     experiment = Experiment(ENGINES[engine].opens_on, engine)
-    ways = sides(processes or {"a process each": max(counts)})
+    ways = sides(processes or {"a process a core": nursery.cores(), "one each": max(counts)})
+    nursery.shared().host("cpu", nursery.cores(), "highest")[
+        0
+    ].close()  # loaded before the clock runs
     one: dict[str, list[float]] = {name: [] for name in ways}
     print(
         f"{engine}; visitors   runs in          steps/s together  ÷ one's  slowest ÷ mean  "
