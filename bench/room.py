@@ -30,7 +30,9 @@ from engines import ENGINES, Experiment, machine
 FPS = 17.0
 COUNTS = (1, 2, 4, 8, 16)
 QUEUED = "in the queue"  # what a visitor is told who waits
-WARM, WINDOW = 2.5, 5.0  # seconds: the start with its ramp, and what is measured
+# seconds: the start with its ramp, in which each process works out the kernel estimate of its data
+# (engines/rival.py), and what is measured
+WARM, WINDOW = 7.0, 5.0
 APART = 0.25  # seconds between two who come into a room
 
 
