@@ -26,6 +26,7 @@ from app.luggage import Weight
 from app.timeline import Moment
 from app.worker import _READERS, Crowd, Worker
 from engines import BadInput
+from engines.rival import _rivals as rivals
 
 log = logging.getLogger("playground")
 
@@ -74,6 +75,9 @@ class Guest(Worker):
         self._told = 0  # number of the last message that a checkpoint has heard of
         self._haunted: list[Any] = []  # which ghosts the visitor's side knows
         self.timeline.size = about["size"]
+        # kernel estimates that another process has worked out need no second time
+        rivals.found.update(about["rivals"])
+        self._met = set(about["rivals"])
         self._visible, self._hidden = about["visible"], frozenset(about["hidden"])
         self._left_at = self._heard
         if about["saved"] is not None:
@@ -103,6 +107,8 @@ class Guest(Worker):
         if len(haunted) == len(known) and all(map(operator.is_, haunted, known)):
             about.pop("ghosts")  # they seldom change, and are large
         self._haunted = haunted
+        about["rivals"] = {k: v for k, v in list(rivals.found.items()) if k not in self._met}
+        self._met |= about["rivals"].keys()
         self._out("kept", saved, about, moment)
 
     def _put_by(self, name: int, saved: bytes) -> None:

@@ -38,6 +38,7 @@ log = logging.getLogger("playground")
 
 A_RUN = 120 * 2**20  # bytes of memory that a run may want, its process included
 KEPT = 512 * 2**20  # bytes of the timelines of all visitors together
+RIVALS = 64  # kernel estimates that are remembered for new processes
 TURN = 90.0  # seconds that a run trains while others wait
 RESTED = 300.0  # seconds after which a run that nobody asks anything is parked
 
@@ -113,6 +114,7 @@ class Room:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._lines: list[Line] = []
+        self.rivals: dict[str, dict[str, float]] = {}  # by the data's fingerprint
         self._playing: dict[Remote, float] = {}  # since when
         self._queue: list[Remote] = []
         self._yielding: set[Remote] = set()
@@ -137,6 +139,13 @@ class Room:
         remote = Remote(self, fps, pictures)
         self._remotes.add(remote)
         return remote
+
+    def learn(self, rivals: dict[str, dict[str, float]]) -> None:
+        """Kernel estimates of data that a process has worked out, for all others."""
+        with self._lock:
+            self.rivals.update(rivals)
+            while len(self.rivals) > RIVALS:
+                self.rivals.pop(next(iter(self.rivals)))
 
     @property
     def described(self) -> str:

@@ -186,7 +186,7 @@ class Seat:
         about = {
             "fps": self.fps, "pictures": self.pictures, "size": self.timeline.size,
             "visible": self._visible, "hidden": sorted(self._hidden),
-            "saved": self._saved, "luggage": None,
+            "saved": self._saved, "luggage": None, "rivals": dict(self.room.rivals),
         }  # fmt: skip
         self._tape = self._about.get("tape", 0)
         if self._saved is not None:
@@ -248,6 +248,7 @@ class Seat:
                     box.put((kind, *content))
 
     def _keep(self, saved: bytes, about: dict[str, Any], moment: bool) -> None:
+        self.room.learn(about.pop("rivals"))
         about.setdefault("ghosts", self._about["ghosts"])
         self._saved, self._about, self._lost = saved, about, 0
         self._seq = max(self._seq, about["seq"])

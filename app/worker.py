@@ -98,6 +98,8 @@ class Worker:
         self._message = self._notice = ""  # a notice is a message that nothing is wrong with
         self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
         self._questions = itertools.count()
+        self._asked, self._asked_last = itertools.count(), 0  # pictures at rest
+        self._drawing = threading.Lock()
         self._answers: dict[int, queue.SimpleQueue] = {}  # by the number of their question
         self._ticks: list[tuple[int, float]] = []
         self._played, self._was_playing, self._steps_seen = 0.0, False, 0
@@ -161,20 +163,34 @@ class Worker:
     # ------------------------------------------------------------ out
 
     def redraw(self, measure: bool = True) -> str | None:
-        """Read the mail and return one whole frame; None while a stream is about to show it.
+        """Read the mail and return one whole frame; None while a stream, or somebody who asks
+        later, is about to show it.
 
         measure: False leaves the metrics as they are, which is much faster.
         """
-        # a stream that was told to stop may have read its last mail: wait for it to end
-        if not self._driver.acquire(timeout=5.0 if self._stopping else 0.0):
-            return None
-        try:
-            self._read_mail()
-            if self.run is None or not self.pictures:
+        number = self._asked_last = next(self._asked)
+        # one draws, and of those who came meanwhile the newest waits: what it has changed would
+        # else be shown by nobody
+        while not self._drawing.acquire(timeout=0.05):
+            if number != self._asked_last:
                 return None
-            return self._frame(fresh=True, measure=measure)
+        try:
+            # a stream that was told to stop may have read its last mail: wait for it to end
+            if not self._driver.acquire(timeout=5.0 if self._stopping else 0.0):
+                return None
+            try:
+                self._read_mail()
+                if self.run is None or not self.pictures:
+                    return None
+                if measure:  # before the numbers, which take longer, a look at who waits
+                    self.run.frame(fresh=True, hidden=self._hidden, measure=False)
+                    measure = number == self._asked_last
+                    return self._frame(fresh=True, measure=measure, settled=True)
+                return self._frame(fresh=True, measure=False)
+            finally:
+                self._driver.release()
         finally:
-            self._driver.release()
+            self._drawing.release()
 
     def checkpoint(self) -> bytes | None:
         """The run as bytes, or None while a stream holds it (which yields its own)."""

@@ -91,6 +91,8 @@ class Engine(Knobbed):
     # cells a side of that picture, how many of them are looked at closely, points a side in these;
     # and how many points are worked out at a time, between which training may go on
     field_grid: ClassVar[tuple[int, int, int]] = (100, 400, 5)
+    # view knobs that this density depends on; None: any of them may
+    field_views: ClassVar[tuple[str, ...] | None] = None
     field_rows: ClassVar[int] = 2048
     # own metrics whose course is drawn as a curve: name → title and unit
     followed: ClassVar[Mapping[str, tuple[str, str]]] = {}

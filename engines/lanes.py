@@ -94,6 +94,17 @@ class Lane:
         knobs = tuple(getattr(self.engine, name) for name in self.engine.knobs)
         return self.engine.step_count, self.acts, knobs
 
+    @property
+    def density_key(self) -> Any:
+        """Another one for every density that the model has had."""
+        engine, heard = self.engine, self.engine.field_views
+        knobs = tuple(
+            getattr(engine, name)
+            for name, entry in engine.knobs.items()
+            if heard is None or not entry.view or name in heard
+        )
+        return engine.step_count, self.acts, knobs
+
     def feed(self, pool: Pool) -> None:
         """Other data under the engine: the curves stay, and nothing else that tells of the old."""
         measured = {name for probe in self.probes for name in probe.names}

@@ -25,6 +25,8 @@ import numpy as np
 
 from engines.pace import Pieces, finish
 
+AT_REST = "more at rest"  # ends the note of a number that has fewer rows while frames stream
+
 Role = Literal[
     "data",
     "model",
@@ -345,6 +347,16 @@ class Metric:
     note: str = ""
     lane: int = 0
     rival: float | None = None
+
+    def of_fewer(self, rows: str) -> Metric:
+        """The same, saying that it was measured on fewer rows than at rest."""
+        self.note = self.note or f"of {rows}; {AT_REST}"
+        return self
+
+    @property
+    def rough(self) -> bool:
+        """Whether it was measured on fewer rows than at rest."""
+        return self.note.endswith(AT_REST)
 
 
 @dataclass

@@ -41,7 +41,7 @@ SENDING = 0.08  # of the wall time, at most, goes to packing frames and sending 
 
 
 class Shares(NamedTuple):
-    """Of the wall time while frames stream. With SENDING it is 30 % at most."""
+    """Of the wall time while frames stream. With SENDING it is below 30 %."""
 
     panels: float
     density: float
@@ -50,7 +50,7 @@ class Shares(NamedTuple):
 
 def shares(dear: bool) -> Shares:
     """dear: of a model that has to solve for each sample and each value of its density."""
-    return Shares(0.07, 0.07, 0.07) if dear else Shares(0.035, 0.035, 0.025)
+    return Shares(0.06, 0.06, 0.06) if dear else Shares(0.035, 0.035, 0.025)
 
 
 class Budget:

@@ -199,7 +199,7 @@ def _plane(lane: Lane) -> list[Panel]:
     hat = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
 
     def density() -> np.ndarray:
-        return lane.density.get(lane.model_key, lane.fresh)  # the same for both panels
+        return lane.density.get(lane.density_key, lane.fresh)  # the same for both panels
 
     def model() -> Pieces[list[Mark]]:
         drawn = yield from engine.sample_pieces(engine.some(SAMPLES, 200))

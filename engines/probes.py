@@ -417,9 +417,7 @@ def _space_probes(engine: Engine) -> list[Probe]:
 
     def fewer(metric: Metric, rows: str) -> Metric:
         """The same, saying of how few rows it is where they are fewer than at rest."""
-        if engine.effort < 1 and not metric.note:
-            metric.note = f"of {rows}; more at rest"
-        return metric
+        return metric.of_fewer(rows) if engine.effort < 1 else metric
 
     def forward() -> Pieces[list[Metric]]:
         n = engine.some(min(N_SAMPLES, engine.probe_rows), 256)

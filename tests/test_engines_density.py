@@ -7,7 +7,7 @@ import torch
 
 from engines import ENGINES
 from engines.pictures import centres
-from tests.contract import start, taken
+from tests.contract import another, start, taken
 
 
 def lattice(engine: str) -> tuple[tuple[float, ...], int]:
@@ -37,3 +37,20 @@ def test_densities_integrate_to_one_and_are_those_of_the_samples(engine):
 
     assert agrees(run.log_prob(x).double())
     assert not agrees(run.log_prob(x + 0.6).double()), "the wrong twin must fail"
+
+
+@pytest.mark.parametrize("engine", [e for e, kind in ENGINES.items() if kind.field_views])
+def test_a_density_depends_on_the_view_knobs_that_are_named_and_on_no_other(engine):
+    """A picture of it is not made anew when one of the others moves."""
+    run, kind = start(engine).train(steps=5), ENGINES[engine]
+    x = run.pool.test[:50]
+    if not run.engine.has_density:
+        pytest.skip("it has none")
+    before, key = run.engine.field_log_prob(x), run.lanes[0].density_key
+    for name, entry in kind.knobs.items():
+        if entry.view and entry.suits("plane"):
+            run.set(name, another(entry, entry.default))
+            named = name in kind.field_views
+            assert torch.equal(before, run.engine.field_log_prob(x)) is not named, name
+            assert (run.lanes[0].density_key == key) is not named, name
+            run.set(name, entry.default)

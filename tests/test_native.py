@@ -19,7 +19,7 @@ from torch import Tensor
 from app.pack import unpack
 from app.worker import Worker
 from engines import Experiment, Run, native
-from engines.flow import compiled, training
+from engines.flow import bases, compiled, training
 from engines.flow import spline as tensors
 from engines.native import Library
 
@@ -202,6 +202,30 @@ def test_losses_and_gradients_are_those_of_tensors(kernels, knobs):
 def test_a_wrong_way_back_is_noticed(kernels, monkeypatch, name, value):
     monkeypatch.setattr(training, name, value)
     assert first_step(kernels, splines=2) > 1e-3
+
+
+def losses(z: Tensor, log_det: Tensor, far: float) -> Tensor:
+    """What the kernel says of noise z: both losses, and the gradient of the first."""
+    g, means = torch.empty_like(z), z.new_empty(2)
+    compiled.code().gaussian(
+        *z.shape, far, z.data_ptr(), log_det.data_ptr(), g.data_ptr(), means.data_ptr()
+    )
+    return torch.cat([means, g.flatten()])
+
+
+def test_the_noises_losses_are_those_of_the_base(kernels):
+    rng = torch.Generator().manual_seed(0)
+    z, log_det = 4 * torch.randn(200, 2, generator=rng), torch.randn(200, generator=rng)
+    z[0] = 0
+    leaf, base = z.clone().requires_grad_(), bases.Gaussian(2)
+    loss = (base.cost(leaf) - log_det).mean()
+    loss.backward()
+    nll = -(base.log_prob(z) + log_det).mean()
+    wanted = torch.cat([loss.detach()[None], nll[None], leaf.grad.flatten()])
+    far = 2**0.5 + base.FAR
+    assert float(z.norm(dim=1).max()) > far, "some of it lies where the cost is a straight line"
+    assert (losses(z, log_det, far) - wanted).abs().max() < 1e-5
+    assert (losses(z, log_det, 2 * far) - wanted).abs().max() > 1e-3
 
 
 def moved(kernels, clip: float = 0.5, late: int = 0) -> float:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from engines import ENGINES, Experiment, Run
-from engines.looking import Looking
 from engines.onlook import Onlooker, Snapshot, tensors
 from tests.contract import equal, panel_bytes, weights
 from tests.each import quick
@@ -126,7 +125,7 @@ def engine_of(run: Run):
 def test_an_error_while_drawing_leaves_the_run_as_it_was(monkeypatch):
     run = looking(started("gan")).train(steps=50)
     engine, known = run.engine, run.lanes[0].probes
-    monkeypatch.setattr(Looking, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(engine), "panels", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.frame(ahead=20)
     assert run.engine is engine and run.lanes[0].probes is known

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from app.presets import Promise
 from engines import ENGINES, Experiment, looking
 from engines.density import ModelDensity
 from engines.looking import LONGEST, Job
 from engines.marks import Curves, Heat, Points
 from engines.pace import SENDING, Budget, Ladder, finish, move, shares
-from engines.probes import Survey
+from engines.probes import Survey, reference
 from tests.contract import start, taken
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flow_matching", "score")]
@@ -301,3 +302,24 @@ def test_a_coarse_density_says_so():
     side = run.dataset.extent[1] - run.dataset.extent[0]
     masses = [float(f.sum()) * (side / len(f)) ** 2 for f in (full, coarse)]
     assert abs(masses[0] - masses[1]) < 0.05
+
+
+def test_dear_numbers_of_fewer_rows_say_so_and_have_a_floor_of_their_own():
+    run = small("diffusion")
+    lane = run.lanes[0]
+    ref = reference(run.pool)
+    survey = Survey(lane.engine, lane.model_key, ["kl_pq", "sliced_w2"], effort=0.25)
+    found = {}
+    while not survey.over:
+        with torch.no_grad():
+            _, metrics = survey.advance(10.0) or ("", [])
+        found.update({m.name: m for m in metrics})
+    assert found["kl_pq"].note == "of 256 points; more at rest"
+    assert found["sliced_w2"].note == "of 2,500 samples; more at rest"
+    floor = found["sliced_w2"].floor
+    assert floor == pytest.approx(np.mean([ref.sliced_w2(ref.fresh(i)[:2500]) for i in range(4)]))
+    assert floor > 1.2 * ref.sliced_w2_floor  # the wrong twin: that of all rows
+    promise = Promise("kl_pq", "<", 1e9, 10)
+    assert found["kl_pq"].rough and promise.kept(found.values()) is None, "too noisy to decide"
+    full = [m for m in run.measure() if m.name in found]
+    assert not any(m.rough for m in full) and promise.kept(full) is True

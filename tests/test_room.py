@@ -30,6 +30,7 @@ from app.timeline import Moment, Timeline
 from app.visitors import Visitors
 from bench.room import header, soak
 from engines import BadInput, Experiment
+from engines import rival as rivals
 
 START = Experiment("ring8soft", "mixture", seed=3, knobs={"fit": "gradient", "n_points": 2000})
 
@@ -178,6 +179,16 @@ def test_who_leaves_is_let_go_of(room):
     with pytest.raises(BadInput, match="left"):
         session.ask("numbers")
     assert not room._lines[0].seats, "whoever is late takes no seat"
+
+
+def test_what_one_process_has_found_out_is_told_to_the_next(room):
+    one = Visitor(room)
+    rivals._rivals.found["a"] = {"kl_pq": 0.5}
+    one.watch(one.session.step(1))
+    assert room.rivals["a"] == {"kl_pq": 0.5}
+    del rivals._rivals.found["a"]
+    Visitor(room).session.worker.park()
+    assert rivals._rivals.found.pop("a") == {"kl_pq": 0.5}
 
 
 def test_a_knob_that_is_dragged_leaves_one_message(room):

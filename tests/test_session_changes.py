@@ -171,6 +171,44 @@ def test_view_knobs_redraw_while_paused_and_take_no_step(session, engine, small)
             session.set(name, entry.default)  # the next one moves alone
 
 
+def test_a_change_made_while_a_picture_is_drawn_is_shown_by_the_newest_who_asks(
+    session, monkeypatch
+):
+    """A knob that is dragged at rest: what it came to last is seen, and those between are not
+    waited for."""
+    begun, go_on = threading.Event(), threading.Event()
+    draw = type(session.worker.run).frame
+
+    def slow(run, *args, **how):
+        begun.set()
+        go_on.wait(10)
+        return draw(run, *args, **how)
+
+    monkeypatch.setattr(type(session.worker.run), "frame", slow)
+    frames: dict[float, str | None] = {}
+
+    def drag(value: float) -> threading.Thread:
+        def move():
+            frames[value] = session.set("lr", value)
+
+        thread = threading.Thread(target=move)
+        thread.start()
+        return thread
+
+    first = drag(0.1)
+    assert begun.wait(10)
+    later = []
+    for value in (0.2, 0.3):
+        later.append(drag(value))
+        time.sleep(0.2)
+    go_on.set()
+    for thread in (first, *later):
+        thread.join(10)
+    assert frames[0.2] is None, "overtaken"
+    assert frames[0.3] is not None and session.worker.run.engine.lr == 0.3
+    assert not session.worker._mail
+
+
 def test_reset_returns_to_the_same_beginning(session):
     first = shown(session.worker.redraw())
     list(session.step(15))

@@ -55,6 +55,7 @@ class FieldModel(Engine):
     FINEST = 16.0  # of the waves, radians per standard deviation of the data
     dear: ClassVar[bool] = True
     field_grid: ClassVar[tuple[int, int, int]] = (64, 150, 3)
+    field_views: ClassVar[tuple[str, ...] | None] = ("averaged",)  # samplers are not asked
     TILE = 1024  # rows at a time, so that activations stay in the cache
     PIECE = 512  # rows of a density, whose slopes are carried along
     CHECKED = 64  # held-out rows on which a coarse picture's ODE is solved again

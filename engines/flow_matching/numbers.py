@@ -127,13 +127,13 @@ def probes(engine: FlowMatching) -> list[Probe]:
     def measured() -> Pieces[list[Metric]]:
         found = yield from few_pieces(engine)
         how = next(iter(found))
-        some = engine.some(SAMPLES, 400)
-        note = f"of {some:,} samples; more at rest" if plane and some < SAMPLES else ""
+        some = engine.some(SAMPLES, 400) if plane else SAMPLES
         words = "leaps" if how == "leaps" else "steps of Euler's method"
-        return [
-            Metric(name, value, unit, floor=0.0, label=f"In {n} step{'s' * (n > 1)}", note=note,
+        out = [
+            Metric(name, value, unit, floor=0.0, label=f"In {n} step{'s' * (n > 1)}",
                    help=f"{what} of samples made in so many {words}, above that of true samples.")
             for name, n, value in zip(names, FEW, found[how], strict=True)
         ]  # fmt: skip
+        return [m.of_fewer(f"{some:,} samples") for m in out] if some < SAMPLES else out
 
     return [Probe.of("few_steps", names, measured, 0.05)]

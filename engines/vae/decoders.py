@@ -99,9 +99,10 @@ class Levels(nn.Module):
         off = (x - centre) * wide
         # S(a) − S(b) = S(a) S(−b) (1 − exp(b − a)); at an end only one of the three is left
         first, last = x <= 0, x >= self.levels - 1
-        up = F.logsigmoid(off + 0.5 * wide).masked_fill(last, 0.0)
-        down = F.logsigmoid(0.5 * wide - off).masked_fill(first, 0.0)
-        between = torch.log(-torch.expm1(-wide)).expand_as(off).masked_fill(first | last, 0.0)
+        # `where` and not `masked_fill`, which takes ten times as long on a CPU
+        up = torch.where(last, 0.0, F.logsigmoid(off + 0.5 * wide))
+        down = torch.where(first, 0.0, F.logsigmoid(0.5 * wide - off))
+        between = torch.where(first | last, 0.0, torch.log(-torch.expm1(-wide)))
         return up + down + between
 
     def probabilities(self, told: Tensor) -> Tensor:
