@@ -205,7 +205,9 @@ class Looking:
             if fresh and not settled:
                 lane.density.told = ""  # a caption is written before its picture
             elif not fresh:
-                self.spent += lane.density.advance(lane.density_key, self._move, len(self.run.lanes))
+                self.spent += lane.density.advance(
+                    lane.density_key, self._move, len(self.run.lanes)
+                )
             wanted += [(lane, panel) for panel in self._listed(lane, hidden)]
         must, due = [], []
         for lane, panel in wanted:
