@@ -13,6 +13,10 @@ ENV PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
     OMP_WAIT_POLICY=PASSIVE
 
+# a C compiler makes live spline flows about three times as fast (engines/native.py)
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --create-home --uid 1000 visitor
 WORKDIR /home/visitor/app
 
