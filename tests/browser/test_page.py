@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app import home
-from app.presets import for_family
+from app.presets import Preset, for_family
 from app.share import from_hash, to_hash
 from engines import DATASETS, Experiment, families
 from tests.browser.conftest import Server, Shared, open_page
@@ -509,6 +509,17 @@ BELOW = """() => {
 PROJECTOR, LAPTOP = (1920, 1080), (1280, 800)
 
 
+def different(family: str) -> list[str]:
+    """Names of a family's presets: of those with the same pictures the one with the most to read."""
+    found: dict[tuple, Preset] = {}
+    for preset in for_family(family):
+        known = preset.experiment
+        kind = (known.engine, known.data_kind, len(known.beside))
+        if kind not in found or len(preset.look_for) > len(found[kind].look_for):
+            found[kind] = preset
+    return [preset.name for preset in found.values()]
+
+
 @pytest.fixture(scope="module")
 def lectures() -> Iterator[dict[tuple[int, int], Shared]]:
     pages = {PROJECTOR: Shared(), LAPTOP: Shared()}
@@ -523,7 +534,7 @@ def lectures() -> Iterator[dict[tuple[int, int], Shared]]:
 def test_a_lecture_shows_the_main_pictures_and_the_transport_without_scrolling(
     request, lectures, server, browser, family, screen
 ):
-    """On a projector, under every preset of the family, also where settings stand side by side."""
+    """On a projector, under presets of every layout, also where settings stand side by side."""
     opened = functools.partial(open_page, browser, server.url, *screen)
     with lectures[screen].lend(request, opened) as page:
         tab(page, family).click()
@@ -531,10 +542,9 @@ def test_a_lecture_shows_the_main_pictures_and_the_transport_without_scrolling(
         # the tab is chosen at once, and what is on it comes from the server
         page.wait_for_selector(f"[data-preset='{for_family(family)[0].name}']")
         page.keyboard.press("l")
-        count = page.locator("[data-preset]").count()
-        for _ in range(count):
+        for name in different(family):
             before = page.evaluate("location.hash")
-            page.keyboard.press("ArrowRight")
+            page.evaluate(f"document.querySelector('[data-preset=\"{name}\"]').click()")
             page.wait_for_function("hash => location.hash !== hash", arg=before)
             page.wait_for_selector(".gp-banner")
             for _ in range(20):  # what is new takes its place once its first frame is there
