@@ -7,6 +7,7 @@
   // height over width of a cell: large pictures are square, as their axes are
   const SHAPE = { large: 0.98, small: 0.84, wide: 0.55 };
   const CAPTION = 48; // pixels of a row beside its pictures, in a lecture's type
+  const LEAST = 110; // pixels of a picture where there is next to no room
   const TALLEST = { large: 0.5, small: 0.36, wide: 0.3 };
 
   /** Rows of cells for a width: [{panels, enlarged, feature}]. Lanes stand side by side.
@@ -88,7 +89,7 @@
   function placeRow(row, order, width, filled, most) {
     const screen = Math.max(480, window.innerHeight);
     const tall = (size, cell) =>
-      Math.max(150, Math.min(cell * SHAPE[size], screen * TALLEST[size], most));
+      Math.max(Math.min(150, Math.max(LEAST, most)), Math.min(cell * SHAPE[size], screen * TALLEST[size], most));
     if (row.feature) {
       const [big, ...others] = row.panels;
       const height = Math.min(tall("small", (width * 24) / COLUMNS), screen * 0.25, most / 2 - 20);
@@ -118,5 +119,5 @@
     });
   }
 
-  Object.assign(PlaygroundLive, { CAPTION, arrange, placeRow });
+  Object.assign(PlaygroundLive, { CAPTION, LEAST, arrange, placeRow });
 })();

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const { arrange, CAPTION, make, Panel, placeRow, stored, Theme, View } = PlaygroundLive;
+  const { arrange, CAPTION, LEAST, make, Panel, placeRow, stored, Theme, View } = PlaygroundLive;
 
   Object.assign(View.prototype, {
     showPanels(references) {
@@ -77,9 +77,11 @@
         }
         return this.excess();
       };
-      // captions, legends and sliders take what they take: the pictures give way
-      if ((this.stuck = placed()) > 0) {
-        room -= this.stuck / main.length;
+      // captions, legends and sliders take what they take: the pictures give way, more than once
+      // where it was not `room` that kept them small
+      this.stuck = placed();
+      for (let tries = 0; this.stuck > 0 && room > LEAST && tries < 4; tries++) {
+        room = Math.max(LEAST, room - this.stuck / main.length);
         this.stuck = placed();
       }
       for (const panel of panels) panel.resize(panel.plot.clientWidth, panel.plot.clientHeight);
