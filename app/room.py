@@ -1,9 +1,9 @@
 """Room: many visitors on one machine. Which process holds whose run, and whose turn it is.
 
 One interpreter holds its lock against all who train in it, and against the server that sends their
-frames. So each run has a process of its own, as far as they go: forked off one that has loaded
-everything (app/nursery.py), at a lower priority than the page, and ended when its visitor leaves.
-The system then shares the cores, as evenly as it does.
+frames. So runs live in processes of their own, one a core, and there share the core as evenly as
+threads do: forked off one that has loaded everything (app/nursery.py), at a lower priority than the
+page, and ended when the last of their visitors leaves.
 
 As many runs train at once as there are places. Whoever comes next waits, is told their place in the
 queue, and begins by themselves; while somebody waits, nobody trains longer than a turn.
@@ -128,9 +128,12 @@ class Room:
         return default_places(self.device)
 
     def _default_processes(self) -> int:
-        """One for each run that may train; none where a process cannot be forked, or has no core."""
-        away = self._cluster is not None or (nursery.CAN and cores() > 1)
-        return self.places if away else 0
+        """One for each run on a cluster, else one a core: more of them share caches less well, and
+        each begins its frames when it likes (bench/README.md). None where a process cannot be forked,
+        or has no core."""
+        if self._cluster is not None:
+            return self.places
+        return cores() if nursery.CAN and cores() > 1 else 0
 
     def worker(self, fps: float, pictures: bool) -> Worker | Remote:
         """What drives a new visitor's run."""
