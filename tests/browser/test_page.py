@@ -141,14 +141,12 @@ def test_a_live_knob_arrives_while_it_runs(page):
     button(page, "Play").click()
     wait_step(page, "s > 5")
     slider = page.get_by_role("slider", name=re.compile("learning rate", re.I)).first
-    before = address(page).knobs["lr"]
+    before, here = address(page).knobs["lr"], page.evaluate("location.hash")
     at = step(page)
     slider.focus()
     for _ in range(5):
         slider.press("PageUp")
-    page.wait_for_function(
-        "h => location.hash !== h", arg=page.evaluate("location.hash"), timeout=10_000
-    )
+    page.wait_for_function("h => location.hash !== h", arg=here, timeout=10_000)
     wait_step(page, f"s > {at}")
     page.wait_for_timeout(600)
     assert address(page).knobs["lr"] > before
