@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from engines import nets
 from engines.capture import Capture
+from engines.cells import cell_averages
 from engines.data.base import Dataset, Pool
 from engines.knobs import BadInput, Knobbed
 from engines.marks import Metric, Panel
@@ -230,6 +231,16 @@ class Engine(Knobbed):
             yield
             found.append(self.field_log_prob(part))
         return torch.cat(found)
+
+    def cells_pieces(self) -> Pieces[np.ndarray]:
+        """Averages of that density over the cells of a picture, (n, n) float32, row 0 at the bottom;
+        with less `effort`, of fewer cells."""
+        cells, refine, sub = self.field_grid
+        n, refine = round(cells * self.effort ** (1 / 3) / 4) * 4, refine * self.effort ** (2 / 3)
+        box = self.pool.dataset.extent
+        return (
+            yield from cell_averages(self.field_pieces, box, n, round(refine), sub, self.device)
+        )
 
     def field_told(self) -> Pieces[str]:
         """What is coarser in such a picture than at rest, beside its cells, and by how much it is

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engines.arrays import numpy
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
@@ -30,7 +31,6 @@ from engines.mixture.gaussians import (
 )
 from engines.mixture.rows import OnRows
 from engines.nets import adam, set_lr
-from engines.pictures import numpy
 
 GUESSED_FROM = 10_000  # rows
 

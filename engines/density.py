@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.pace import Ladder, Pieces, finish, move, shares
-from engines.pictures import cell_averages
 
 if TYPE_CHECKING:
     from engines.base import Engine
 
 QUICK = 0.012  # seconds in which a whole field may be made at once
 EVERY = 1.5  # seconds from one field to the next, for which quality is given up
+LOWEST = 4  # rung of its ladder: 1/16 of the full work
 TOLD = 8  # coarse fields from one look at how far they are off to the next
+SOON = 1.0  # seconds that a model trains before its first dear field is begun, so that it shows something
 WANTED = 3.0  # seconds for which a field is kept up to date after a picture asked for it
 
 
@@ -31,7 +32,7 @@ class ModelDensity:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.ladder, self.waited = engine, Ladder(), 0.0
+        self.engine, self.ladder, self.waited = engine, Ladder(LOWEST), 0.0
         # times its own cost that passes from the start of one field to that of the next
         self._rest = 1 / shares(engine.dear).density
         self.forget()
@@ -45,6 +46,7 @@ class ModelDensity:
         self._off: tuple[int, str] | None = None  # by what a coarse one is off, and on which rung
         self._count = 0  # of coarse fields since that was measured
         self._begun = self._asked = 0.0
+        self._moved: float | None = None  # since when the model is another than the one at rest
         self._spent = self._cost = 0.0  # seconds on the field in the making; a whole one takes
 
     def get(self, key: Any, fresh: bool) -> np.ndarray:
@@ -54,14 +56,14 @@ class ModelDensity:
             rung, self._job, self._begun = 0 if fresh else self.ladder.rung, None, begin
             with self.engine.easy(0.5**rung):
                 self._take((key, rung), self.engine, finish(self._pieces(self.engine)))
-            self._cost = time.perf_counter() - begin
+            self._cost, self._moved = time.perf_counter() - begin, None
             self.waited += self._cost
             if fresh:
                 self.ladder.begin(self._rest * self._cost / EVERY)
                 self._cost *= self.ladder.effort  # what the next one will be
         return self.values
 
-    def advance(self, key: Any, seconds: float, lanes: int = 1) -> float:
+    def advance(self, key: Any, seconds: float, lanes: float = 1) -> float:
         """Go on with the next field for so long, where pictures want one; returns the seconds.
 
         lanes: how many models share what time there is.
@@ -73,6 +75,9 @@ class ModelDensity:
         quick = self._cost < QUICK
         if self._job is None:
             if self._key[0] == key or now - self._begun < lanes * self._rest * self._cost:
+                return 0.0
+            self._moved = self._moved or now
+            if not quick and now - self._moved < SOON:
                 return 0.0
             self._begun, self._spent = now, 0.0
             # a dear one is made of the model as it stood at the first piece
@@ -94,20 +99,15 @@ class ModelDensity:
 
     def _take(self, key: Any, engine: Engine, values: np.ndarray) -> None:
         self._key, self.step, self.values = key, engine.step_count, values
-        parts = [] if key[1] == 0 else [f"{len(values)} × {len(values)} cells", self._off[1]]
+        n, parts = len(values), []
+        if key[1]:
+            parts = [f"step {self.step:,}", self._off[1], f"{n} × {n} cells"]
         self.told = ", ".join(part for part in parts if part)
-
-    def _grid(self, effort: float) -> tuple[int, int, int]:
-        """Cells a side, cells looked at closely, points a side in these."""
-        cells, refine, sub = self.engine.field_grid
-        return round(cells * effort ** (1 / 3) / 4) * 4, round(refine * effort ** (2 / 3)), sub
 
     def _pieces(self, engine: Engine) -> Pieces[np.ndarray]:
         """A field with the effort that `engine` has while its pieces are made."""
-        box, effort = self.engine.pool.dataset.extent, engine.effort
-        values = yield from cell_averages(
-            engine.field_pieces, box, *self._grid(effort), engine.device
-        )
+        effort = engine.effort
+        values = yield from engine.cells_pieces()
         if effort < 1:
             rung = round(-math.log2(effort))
             self._count += 1

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engines.arrays import numpy
 from engines.base import Engine
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
@@ -34,7 +35,7 @@ from engines.mixture.gaussians import (
     sample,
 )
 from engines.nets import adam, set_lr
-from engines.pictures import data_points, numpy
+from engines.pictures import data_points
 
 GUESSED_FROM = 5_000  # rows
 HELD = 2_000  # points of the curve

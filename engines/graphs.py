@@ -303,6 +303,13 @@ class Graphs:
         return next((steps.why_eager for steps in self.steps if steps.why_eager), "")
 
     @property
+    def said(self) -> str:
+        """For the page, in a few words: how the run trains; "" until that is known."""
+        if self.why_eager:
+            return f"no CUDA graphs here: {self.why_eager.rstrip('.')}"
+        return "CUDA graphs" if self.ready else ""
+
+    @property
     def ready(self) -> bool:
         """Whether steps are replays by now."""
         return bool(self.steps) and all(steps.graphs for steps in self.steps)

@@ -140,12 +140,16 @@ class Lane:
             return True
         names = list(self.pending[0][1])
         # a replay of several steps leaves vectors
-        rows = [
-            torch.stack([row[k] for k in names]).view(len(names), -1) for _, row in self.pending
-        ]
-        steps = [s + i for (s, _), row in zip(self.pending, rows) for i in range(row.shape[1])]
+        flat = [row[k].reshape(-1) for _, row in self.pending for k in names]
+        many = [len(row) for row in flat[:: len(names)]]
+        steps = [s + i for (s, _), n in zip(self.pending, many, strict=True) for i in range(n)]
+        if all(n == 1 for n in many):  # the usual case, in one go
+            rows = torch.cat(flat).view(-1, len(names))
+        else:
+            parts = [flat[i : i + len(names)] for i in range(0, len(flat), len(names))]
+            rows = torch.cat([torch.stack(part, 1) for part in parts])
         finite = True
-        for step, values in zip(steps, torch.cat(rows, 1).T.float().tolist(), strict=True):
+        for step, values in zip(steps, rows.float().tolist(), strict=True):
             for name, value in zip(names, values, strict=True):
                 if not np.isfinite(value):
                     finite = False

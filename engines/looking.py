@@ -8,6 +8,7 @@ no frame is late and training keeps the most of the machine. A fresh frame has e
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
@@ -84,14 +85,15 @@ class Looking:
     def __init__(self, run: Run) -> None:
         self.run, self.spent, self._at, self._move = run, 0.0, 0.0, MOVE
         self._turn = 0  # by turns, pictures made in pieces and those made at once
-        share = shares(run.engine.dear)
-        self._panels, self._numbers = Budget(share.panels), Budget(share.numbers)
+        self._shares = shares(run.engine.dear)
+        self._panels, self._numbers = Budget(self._shares.panels), Budget(self._shares.numbers)
 
     # ------------------------------------------------------------ numbers
 
     def measure(self, fresh: bool) -> None:
         """Work out the metrics that are due, or all. A number is redone only for another model."""
         now = time.perf_counter()
+        self._numbers.share = self._shares.numbers * self.run.part
         waiting = []
         for lane in self.run.lanes:
             key = lane.model_key
@@ -196,19 +198,25 @@ class Looking:
     def draw(self, fresh: bool, hidden: Collection[str], settled: bool) -> list[Panel]:
         """The panels of all lanes; those that are due are drawn anew."""
         now, begun = time.perf_counter(), self.spent
+        self._panels.share = self._shares.panels * self.run.part
         self._move = min(max(MOVE, PART * (now - self._at)), LONGEST)
         self._at, wanted = now, []
         for lane in self.run.lanes:
             lane.fresh = fresh
             if fresh or (lane.job and lane.job.of[1:] != lane.model_key[1:]):
                 lane.job = None
-            if fresh and not settled:
-                lane.density.told = ""  # a caption is written before its picture
-            elif not fresh:
+            if not fresh:
+                shown = lane.density.step
                 self.spent += lane.density.advance(
-                    lane.density_key, self._move, len(self.run.lanes)
+                    lane.density_key, 2 * self._move, len(self.run.lanes) / self.run.part
                 )
+                if lane.density.step != shown:
+                    self._renew(lane)
             wanted += [(lane, panel) for panel in self._listed(lane, hidden)]
+        for lane in self.run.lanes:  # before it is looked who is due: what is done now is not
+            if lane.job is not None and self._turn % 2 == 0 and self._panels.open(now):
+                self._continue(lane, now)
+                self._turn += 1
         must, due = [], []
         for lane, panel in wanted:
             kept = lane.panels.get(panel.id)
@@ -223,10 +231,6 @@ class Looking:
         for lane, panel in must:
             self._draw(lane, panel, now, fresh)
             lane.job = None
-        for lane in self.run.lanes:
-            if lane.job is not None and self._turn % 2 == 0 and self._panels.open(now):
-                self._continue(lane, now)
-                self._turn += 1
         made: set[tuple[int, str]] = set()  # bases of the pictures that were drawn
         for _, lane, panel in sorted(due, key=lambda item: item[0], reverse=True):
             # a curve costs next to nothing, and shall not wait for the fields
@@ -248,6 +252,14 @@ class Looking:
         if self._panels.open(now):
             self._turn = 0
         return [lane.panels[panel.id] for lane, panel in wanted]
+
+    @staticmethod
+    def _renew(lane: Lane) -> None:
+        """Put a new density into the pictures that have one; their samples come in their own time."""
+        for name, panel in lane.panels.items():
+            if panel.renew is not None:
+                lane.panels[name] = fresh = dataclasses.replace(panel)
+                panel.renew(fresh)
 
     @staticmethod
     def _in_pieces(lane: Lane, panel: Panel) -> bool:

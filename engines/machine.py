@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # malloc.h of glibc
 KEPT = 256 * 2**20  # bytes at the top of the heap that are not given back at once
 PAD = 16 * 2**20  # bytes that the heap grows by at once
+ARENAS = 2  # heaps that all threads share: what one has freed, another one uses
 
 
 def prepare() -> None:
@@ -29,12 +30,22 @@ def prepare() -> None:
     networks up to 100 times slower. Memory of large tensors stays with the process instead of
     being asked of the system, and cleared by it, at every step.
     """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=after_fork)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if (mallopt := _glibc("mallopt")) is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_TOP_PAD, PAD)
+        mallopt(M_ARENA_MAX, ARENAS)
+
+
+def after_fork() -> None:
+    """In a forked process, before it has threads: torch's own pool is made anew at the first
+    operation of each thread, and two who meet there find none and fail."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def give_back() -> None:

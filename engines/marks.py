@@ -280,17 +280,19 @@ class Panel:
 
     `marks` may be a function, called when the panel is due: at most `hz` times a second
     while streaming, always when a single frame is asked for; one that yields between pieces of its
-    work, and returns the marks, holds up no frame where it is dear. `box` gives equal axes over
+    work, and returns the marks, holds up no frame where it is dear. `subtitle` may be a function,
+    too, called once the marks are there. `box` gives equal axes over
     the same extent as its neighbours; None leaves the axes to the marks. Without `equal` the
     two axes have units of their own, and the box fills the panel: y is a height over x.
     With `first` it stands before the pictures that all engines share, not after them.
-    Panels of the same `basis` show one piece of work, and are drawn in the same frame.
+    Panels of the same `basis` show one piece of work, and are drawn in the same frame. `renew` puts
+    a new density of the model under what else a drawn panel shows, in place.
     """
 
     id: str
     title: str
     marks: Sequence[Mark] | Callable[[], Sequence[Mark] | Pieces[Sequence[Mark]]]
-    subtitle: str = ""
+    subtitle: str | Callable[[], str] = ""
     box: Box | None = None
     size: Literal["large", "small", "wide"] = "small"
     slider: Slider | None = None
@@ -301,6 +303,7 @@ class Panel:
     equal: bool = True
     first: bool = False
     basis: str = ""
+    renew: Callable[[Panel], None] | None = None
 
     @property
     def cut(self) -> bool:
@@ -309,7 +312,8 @@ class Panel:
 
     def drawn(self) -> Panel:
         """The same panel with its marks worked out."""
-        return finish(self.drawing()) if callable(self.marks) else self
+        later = callable(self.marks) or callable(self.subtitle)
+        return finish(self.drawing()) if later else self
 
     def drawing(self) -> Pieces[Panel]:
         """`drawn`, in the pieces that `marks` has."""
@@ -320,6 +324,8 @@ class Panel:
         if inspect.isgenerator(marks):
             marks = yield from marks
         out.marks = list(marks)
+        if callable(out.subtitle):
+            out.subtitle = out.subtitle()
         return out
 
 

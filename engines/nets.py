@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -96,10 +97,21 @@ class Average(nn.Module):
         lean(self.module, source, weight)
 
 
+_found: weakref.WeakKeyDictionary[nn.Module, list[nn.Parameter]] = weakref.WeakKeyDictionary()
+
+
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those of a module that is complete: they are looked for once, which takes as long as a
+    small layer's step."""
+    if (known := _found.get(module)) is None:
+        known = _found[module] = list(module.parameters())
+    return known
+
+
 @torch.no_grad()
 def lean(average: nn.Module, newest: nn.Module, weight: float | torch.Tensor) -> None:
     """θ̄ ← θ̄ + weight · (θ − θ̄) for all parameters; weight a number, or 0-d on their device."""
-    mine, theirs = list(average.parameters()), [p.detach() for p in newest.parameters()]
+    mine, theirs = _parameters(average), [p.detach() for p in _parameters(newest)]
     if isinstance(weight, torch.Tensor):  # torch would ask the device for its value
         way = torch._foreach_sub(theirs, mine)
         torch._foreach_mul_(way, weight)

@@ -50,7 +50,7 @@ class Shares(NamedTuple):
 
 def shares(dear: bool) -> Shares:
     """dear: of a model that has to solve for each sample and each value of its density."""
-    return Shares(0.06, 0.06, 0.06) if dear else Shares(0.035, 0.035, 0.025)
+    return Shares(0.06, 0.06, 0.06) if dear else Shares(0.025, 0.025, 0.015)
 
 
 class Budget:
@@ -70,16 +70,17 @@ class Budget:
 
 
 class Ladder:
-    """How much of its full work something does while frames stream: 1, 1/2, 1/4 or 1/8 of it.
+    """How much of its full work something does while frames stream: 1, 1/2, 1/4 … of it.
 
     It goes down a rung when the work was too dear twice running, for one long wait may be the
     machine's, and up again when there was room for the next rung `PATIENCE` times running.
     """
 
-    LOWEST, PATIENCE = 3, 4
+    PATIENCE = 4
 
-    def __init__(self) -> None:
-        self.rung = self._dear = self._roomy = 0
+    def __init__(self, lowest: int = 3) -> None:
+        self.lowest, self.rung = lowest, 0
+        self._dear = self._roomy = 0
 
     @property
     def effort(self) -> float:
@@ -89,13 +90,13 @@ class Ladder:
     def begin(self, excess: float) -> None:
         """Down at once to where work that is so many times too dear in full fits."""
         rungs = math.ceil(math.log2(max(excess, 1.0)))
-        self.rung = max(self.rung, min(rungs, self.LOWEST))
+        self.rung = max(self.rung, min(rungs, self.lowest))
 
     def judge(self, dear: bool, roomy: bool) -> None:
         """What the last time was like: dear, or with room for twice the work."""
         self._dear = self._dear + 1 if dear else 0
         self._roomy = self._roomy + 1 if roomy and not dear else 0
-        if self._dear >= 2 and self.rung < self.LOWEST:
+        if self._dear >= 2 and self.rung < self.lowest:
             self.rung, self._dear = self.rung + 1, 0
         elif self._roomy >= self.PATIENCE and self.rung:
             self.rung, self._roomy = self.rung - 1, 0

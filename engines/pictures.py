@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import cell_average
 from engines.kde import through_kernel
 from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points
-from engines.pace import Pieces, finish
+from engines.pace import Pieces
 
 if TYPE_CHECKING:
     from engines.base import Engine
@@ -25,79 +26,6 @@ if TYPE_CHECKING:
 
 GRID = 100
 SAMPLES = 1000
-
-
-def numpy(x: Tensor) -> np.ndarray:
-    """Off the device; only ever called while a frame is drawn.
-
-    From a GPU through pinned memory, so that no other stream is waited for.
-    """
-    x = x.detach()
-    if not x.is_cuda:
-        return x.cpu().numpy()
-    there = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
-    torch.cuda.current_stream(x.device).synchronize()
-    return there.numpy().copy()
-
-
-def centres(box: Box, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """(n·n, 2) centres of the cells of an n × n grid over a box; row 0 is at the bottom."""
-    x0, x1, y0, y1 = box
-    x = x0 + (torch.arange(n, device=device) + 0.5) * ((x1 - x0) / n)
-    y = y0 + (torch.arange(n, device=device) + 0.5) * ((y1 - y0) / n)
-    yy, xx = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([xx.reshape(-1), yy.reshape(-1)], 1)
-
-
-def offsets(box: Box, n: int, sub: int, device: torch.device | str = "cpu") -> Tensor:
-    """(sub², 2) centres of the sub-cells of one cell, relative to the cell's own centre."""
-    x0, x1, y0, y1 = box
-    cell = torch.tensor([(x1 - x0) / n, (y1 - y0) / n], device=device)
-    return (centres((-0.5, 0.5, -0.5, 0.5), sub, device)) * cell
-
-
-def cell_average(
-    log_prob: Callable[[Tensor], Tensor],
-    box: Box,
-    n: int = GRID,
-    refine: int = 400,
-    sub: int = 5,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """Average density over each cell of an n × n grid, (n, n) float32.
-
-    One evaluation a cell shows where the density varies; the `refine` cells that differ
-    most from their neighbours are then averaged over sub × sub points, since a mode may be
-    smaller than a cell and an edge may run through it.
-    """
-
-    def at_once(x: Tensor) -> Pieces[Tensor]:
-        yield
-        return log_prob(x)
-
-    return finish(cell_averages(at_once, box, n, refine, sub, device))
-
-
-def cell_averages(
-    log_prob: Callable[[Tensor], Pieces[Tensor]],
-    box: Box,
-    n: int,
-    refine: int,
-    sub: int,
-    device: torch.device | str = "cpu",
-) -> Pieces[np.ndarray]:
-    """`cell_average` in the pieces that `log_prob` has, (n, n) float32."""
-    grid = centres(box, n, device)
-    values = (yield from log_prob(grid)).exp().nan_to_num(0.0, 0.0, 0.0)
-    field = values.reshape(1, 1, n, n)
-    above = torch.nn.functional.max_pool2d(field, 3, 1, 1)
-    below = -torch.nn.functional.max_pool2d(-field, 3, 1, 1)
-    rough = (above - below).flatten().topk(min(refine, n * n)).indices
-    fine = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2)
-    found = (yield from log_prob(fine)).exp().nan_to_num(0.0, 0.0, 0.0)
-    values[rough] = found.reshape(-1, sub * sub).mean(1)
-    return numpy(values.reshape(n, n)).astype(np.float32)
-
 
 _fields: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()  # read-only, for all visitors
 _fields_lock = threading.Lock()
@@ -203,12 +131,16 @@ def _plane(lane: Lane) -> list[Panel]:
 
     def model() -> Pieces[list[Mark]]:
         drawn = yield from engine.sample_pieces(engine.some(SAMPLES, 200))
-        marks: list[Mark] = []
-        if engine.has_density:
-            marks.append(Heat(density(), box, label="q(x)", unit="per unit area"))
+        marks: list[Mark] = [heat()] if engine.has_density else []
         marks.append(data_points(engine, 600, 0.35))
         marks.append(Points(numpy(drawn), "model", label="samples of the model"))
         return marks
+
+    def heat() -> Heat:
+        return Heat(density(), box, label="q(x)", unit="per unit area")
+
+    def renew(panel: Panel) -> None:
+        panel.marks, panel.subtitle = [heat(), *panel.marks[1:]], about()
 
     def truth() -> list[Mark]:
         heat = [] if field is None else [
@@ -226,13 +158,20 @@ def _plane(lane: Lane) -> list[Panel]:
         return [Heat(ratio, box, "plain", "diverging", hi=3.0, gamma=1.0,
                      label=f"log (q+ε)/({hat}+ε), ε = {epsilon:.1g}", unit="nats")]  # fmt: skip
 
-    title, about = ("Model density", "its samples in orange, data in blue")
-    if not engine.has_density:
-        title, about = "Samples of the model", "data in blue"
-    elif told := "; ".join(part for part in (engine.field_note, lane.density.told) if part):
-        about = f"samples in orange; {told}"
+    def about() -> str:
+        if not engine.has_density:
+            return "data in blue"
+        told = "; ".join(part for part in (engine.field_note, lane.density.told) if part)
+        return f"{told}; samples in orange" if told else "its samples in orange, data in blue"
+
+    def apart() -> str:
+        said = "log q − log p, nats" if exact else "log q − log p̂, nats"
+        return f"{said}; {lane.density.told}" if lane.density.told else said
+
+    title = "Model density" if engine.has_density else "Samples of the model"
     panels = [
         Panel("model", _name(lane, title), model, about, box, "large",
+              renew=renew if engine.has_density else None,
               help="What the model believes now: its density as a field, its samples in orange."),
     ]  # fmt: skip
     guess = field is not None and not exact
@@ -247,15 +186,13 @@ def _plane(lane: Lane) -> list[Panel]:
                   hz=0.5, help=f"What there is to learn: {what}")
         )  # fmt: skip
     if field is not None and engine.has_density:
-        about = "log q − log p, nats" if exact else "log q − log p̂, nats"
-        about = f"{about}; {lane.density.told}" if lane.density.told else about
         misses = "Red: the model puts mass that is not there. Blue: it misses mass that is."
         if guess:
             misses = ("Red: the model puts more mass than p̂, the kernel estimate. Blue: less. The "
                       "estimate blurs, so sharp true edges look too sharp.")  # fmt: skip
         panels.append(
             Panel("error", _name(lane, "Learned − exact" if exact else "Learned − estimate"),
-                  error, about, box, "large", estimate=guess, hz=10, help=misses),
+                  error, apart, box, "large", estimate=guess, hz=10, help=misses),
         )  # fmt: skip
     return panels
 

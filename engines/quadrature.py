@@ -13,10 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from engines.cells import centres
 from engines.data.base import Pool
 from engines.marks import Box
 from engines.pace import Pieces, finish
-from engines.pictures import centres
 
 TILE = 4096  # rows at a time, so that a network's activations stay in the cache
 MANY = 8  # places tried for each draw

@@ -38,10 +38,12 @@ class Run:
         engine: the first lane's engine. `lanes` holds those beside it, too.
         step, seconds: steps taken and seconds spent training.
         diverged: None, or the sentence that says what happened and what to try.
+        part: how much of a core it has, at most 1: pictures and numbers keep to their shares of it.
     """
 
     def __init__(self, experiment: Experiment, device: str = "cpu") -> None:
         self.device, self.graphs, self.onlooker = device, None, None
+        self.part = 1.0
         self._adopt(experiment)
 
     def _adopt(self, experiment: Experiment) -> None:
@@ -134,9 +136,10 @@ class Run:
 
         `quickened` is what the page says of it, in a few words.
         """
-        if torch.device(self.device).type == "cuda":
-            if self.graphs is None:
-                self.by_graphs()
+        if torch.device(self.device).type == "cuda" and self.graphs is None:
+            self.by_graphs()
+        if self.graphs is not None:
+            self.quickened = self.graphs.said
         elif native:
             said = [lane.engine.quicken() for lane in self.lanes]
             self.quickened = ", ".join(dict.fromkeys(filter(None, said)))
@@ -290,6 +293,11 @@ class Run:
             self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
         )
         return self._last_frame
+
+    @property
+    def keys(self) -> tuple[Any, ...]:
+        """Others for every state of the models and every setting of them."""
+        return id(self.pool), *(lane.model_key for lane in self.lanes)
 
     @property
     def drawing(self) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engines.cells import centres
 from engines.data.base import Dataset, Pool
 from engines.flow import KINDS, Flow, Standardise
 from engines.flow import layers as chains
-from engines.pictures import centres
 
 PLANE = (-16.0, 16.0, -16.0, 16.0)
 

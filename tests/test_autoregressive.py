@@ -19,9 +19,10 @@ from engines import Experiment
 from engines.autoregressive import Binned, Categorical, Made, Mixture, pictures
 from engines.autoregressive.conditionals import FAR
 from engines.autoregressive.engine import Autoregressive
+from engines.cells import centres
 from engines.data.base import Dataset, Pool
 from engines.masked import FREE, degrees, masks
-from engines.pictures import centres, density_field
+from engines.pictures import density_field
 
 CONDITIONALS = ("mixture of Gaussians", "mixture of logistics", "binned softmax")
 ORDERS = ("first to last", "last to first")

@@ -11,6 +11,7 @@ from sklearn.datasets import make_moons
 from torch import Tensor
 
 from engines import DATASETS, BadInput, Experiment
+from engines.cells import centres
 from engines.classes import MOST, Classes, quarter
 from engines.conditional import Conditional
 from engines.conditional.networks import Concatenation, Projection
@@ -19,7 +20,7 @@ from engines.data.images import digits
 from engines.judge import obeyed, taught
 from engines.marks import Bars, Heat, Images, Points
 from engines.metrics import nearest_ratio
-from engines.pictures import centres, exact_field
+from engines.pictures import exact_field
 
 
 def started(dataset: str = "ring8soft", seed: int = 0, **knobs) -> Conditional:

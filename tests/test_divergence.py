@@ -11,11 +11,11 @@ import torch
 from app.session import Session
 from app.share import from_hash, to_hash
 from engines import BadInput, Experiment
+from engines.cells import centres
 from engines.data import DATASETS
 from engines.divergence import fits, maths
 from engines.divergence.target import convolved, domain, grid, target
 from engines.marks import Bars, Ellipses, Handles, Heat, Paths
-from engines.pictures import centres
 
 LOG2 = math.log(2)
 FAR = {"components": [[-4.0, 0.5, 0.3], [4.0, 0.6, 0.7]]}

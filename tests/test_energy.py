@@ -12,11 +12,11 @@ import torch
 from scipy.stats import kstest
 
 from engines import Experiment
+from engines.cells import centres
 from engines.energy import langevin
 from engines.energy.langevin import Moves
 from engines.energy.network import Energy
 from engines.energy.pictures import phases
-from engines.pictures import centres
 from engines.quadrature import Quadrature
 
 FAR_OFF = torch.tensor([1e6, 1e6])

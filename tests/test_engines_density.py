@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engines import ENGINES
-from engines.pictures import centres
+from engines.cells import centres
 from tests.contract import another, start, taken
 
 

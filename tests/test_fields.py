@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from engines import DATASETS, Experiment, pictures
+from engines.cells import cell_average, cell_averages
 from engines.fields import ExactPath, Field, ode
 from engines.fields.engine import log_normal
 from engines.pace import finish, move
-from engines.pictures import cell_average, cell_averages
 
 
 def rng(seed=0):
@@ -159,7 +159,7 @@ def test_the_error_follows_while_frames_stream(engine):
     run = Experiment("ring8soft", engine).start("cpu")
     lane = run.lanes[0]
     error = next(panel for panel in pictures.shared(lane) if panel.id == "error")
-    lane.density.ladder.LOWEST = 0  # there is time enough
+    lane.density.ladder.lowest = 0  # there is time enough
 
     def drawn(wait=0.0):
         lane.density._begun = -wait

@@ -11,10 +11,10 @@ import torch
 
 from app.session import Session
 from engines import DATASETS, BadInput, Experiment
+from engines.cells import centres
 from engines.data.base import Dataset
 from engines.flow import KINDS, Flow, Gaussian, log_normal
 from engines.marks import Handles, Heat, Images, Mesh, Paths, Points
-from engines.pictures import centres
 from tests.flows import mass, sampled_and_quadrature, twins
 
 NVP = {"kind": "RealNVP", "layers": 12, "width": 32}

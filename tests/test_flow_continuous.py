@@ -16,9 +16,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from engines import DATASETS, BadInput
+from engines.cells import centres
 from engines.flow import log_normal
 from engines.flow.continuous import REACH, Continuous, Field, OneHidden, Segment, squash
-from engines.pictures import centres
 
 pytestmark = pytest.mark.slow  # dear: `make test` runs them, `make check` does not
 

@@ -12,11 +12,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from engines import DATASETS, Experiment
+from engines.cells import centres
 from engines.data.base import Dataset
 from engines.gan import GAN
 from engines.marks import Bars, Heat, Images, Mesh, Paths
 from engines.metrics import mode_report
-from engines.pictures import centres
 from engines.probes import reference
 from tests.gans import PLAIN, linear, marks, started
 

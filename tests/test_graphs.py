@@ -168,6 +168,16 @@ def test_knobs_that_python_must_decide_on_keep_a_run_eager():
     assert Capture(unless=(({"a": 1}, "A."),)).refused({"a": 2}) == ""
 
 
+def test_the_page_is_told_how_a_run_trains_on_a_gpu():
+    eager = trained(experiment("flow_matching", coupling="optimal transport"), 25, Frozen())
+    eager.quicken()
+    assert eager.quickened == f"no CUDA graphs here: {eager.graphs.why_eager[:-1]}"
+    young, old = trained(experiment("gan"), 1, Frozen()), trained(experiment("gan"), 34, Frozen())
+    for run in (young, old):
+        run.quicken()
+    assert (young.quickened, old.quickened) == ("", "CUDA graphs")
+
+
 # ---------------------------------------------------------------- one small engine
 
 

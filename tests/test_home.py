@@ -12,8 +12,8 @@ import pytest
 from app import clips, home
 from app.share import from_hash
 from engines import ENGINES, Engine, Experiment, families
+from engines.arrays import numpy
 from engines.base import DensityKind, Principle
-from engines.pictures import numpy
 from tests.each import quick
 
 

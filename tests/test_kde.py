@@ -9,8 +9,8 @@ import pytest
 import torch
 from sklearn.neighbors import KernelDensity
 
+from engines.cells import centres
 from engines.kde import kde, through_kernel
-from engines.pictures import centres
 
 BOX = (-3.0, 2.0, -1.0, 3.0)  # not square, not centred: an exchanged axis shows
 N = 8

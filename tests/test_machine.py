@@ -137,3 +137,39 @@ def test_the_small_picture_of_digits_is_one_of_them():
     shown = Digits().example()
     rows = torch.cat([rows for rows, _ in digits().values()])
     assert shown.shape == (64,) and (rows == shown).all(1).sum() == 1
+
+
+FORKED = """
+import os, sys, threading, torch, types, engines.machine
+if sys.argv[1] == "bare":
+    engines.machine.sys = types.SimpleNamespace(modules={})  # torch is not found
+torch.arange(8, dtype=torch.float64) * 2.0
+bad = 0
+for _ in range(20):
+    if (pid := os.fork()) == 0:
+        failed, gate = [], threading.Barrier(6)
+        def meet():
+            gate.wait()
+            try:
+                torch.arange(8, dtype=torch.float64) * 2.0
+            except RuntimeError:
+                failed.append(True)
+        threads = [threading.Thread(target=meet) for _ in range(6)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(bool(failed))
+    bad += os.waitpid(pid, 0)[1] != 0
+print(bad)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nothing is forked elsewhere")
+def test_runs_that_begin_at_once_in_a_forked_process_all_begin():
+    def failures(how: str) -> int:
+        found = subprocess.run(
+            [sys.executable, "-c", FORKED, how], cwd=ROOT, capture_output=True, text=True
+        )
+        return int(found.stdout)
+
+    assert failures("prepared") == 0
+    assert failures("bare") > 0, "torch no longer needs it: engines/machine.py can do without"

@@ -12,11 +12,12 @@ from scipy import stats
 from sklearn.neighbors import KernelDensity
 
 from engines import DATASETS, ENGINES, BadInput, Experiment
+from engines.cells import cell_average
 from engines.data.base import PointsDataset
 from engines.data.kernels import MOST
 from engines.data.own import pixels
 from engines.marks import Heat
-from engines.pictures import cell_average, density_field
+from engines.pictures import density_field
 from tests.each import EACH
 
 RNG = np.random.default_rng

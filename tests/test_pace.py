@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 
 import numpy as np
 import pytest
@@ -289,19 +290,63 @@ def test_a_coarse_density_says_so():
     density = ModelDensity(lane.engine)
     with torch.no_grad():
         full = density.get(lane.model_key, fresh=True)
-        assert density.told == "" and full.shape == (64, 64)
+        assert density.told == "" and full.shape == (100, 100)
         density.values, density.ladder.rung = None, 2
         coarse = density.get(lane.model_key, fresh=False)
-    assert coarse.shape == (40, 40)
-    found = re.fullmatch(r"40 × 40 cells, 6 steps of its ODE, off by (\S+) nats", density.told)
+    assert coarse.shape == (62, 62)
+    said = r"step 3, off by (\S+) nats, 10 steps of its ODE, 62 × 62 cells"
+    found = re.fullmatch(said, density.told)
     with torch.no_grad():
         x, engine = run.pool.test[:64], lane.engine
-        apart = engine.log_density(6)(x) - engine.log_density(engine.STEPS_PROBE)(x)
+        apart = engine.log_density(10)(x) - engine.log_density(engine.STEPS_PROBE)(x)
     assert float(found[1]) == pytest.approx(float(apart.abs().mean()), rel=0.06)
     # both are densities of the same model: their masses agree, as those of two models do not
     side = run.dataset.extent[1] - run.dataset.extent[0]
     masses = [float(f.sum()) * (side / len(f)) ** 2 for f in (full, coarse)]
     assert abs(masses[0] - masses[1]) < 0.05
+
+
+def test_a_new_density_is_seen_at_once_under_samples_that_come_later():
+    run = small("diffusion")
+    lane = run.lanes[0]
+    before = {p.id: p for p in run.frame().panels}["model"]
+    samples = before.marks[-1].xy.copy()
+    run.train(steps=5)
+    lane.density._asked = time.perf_counter()
+    lane.density._moved, lane.density._begun = 1.0, -1e9  # it is long due, and samples are not
+    for _ in range(200):
+        lane.drawn_at["model"] = time.perf_counter() + 60
+        after = {p.id: p for p in run.frame(fresh=False).panels}["model"]
+        if lane.density.step == 8:
+            break
+    assert lane.density.step == 8 == run.step
+    assert np.array_equal(after.marks[0].values, lane.density.values)
+    assert "step 8" in after.subtitle and "step 8" not in before.subtitle
+    assert np.array_equal(after.marks[-1].xy, samples)
+    assert len(before.marks[0].values) == 100, "what was sent stays as it was"
+
+
+def test_what_has_just_been_made_in_pieces_is_not_begun_again(monkeypatch):
+    run = small("diffusion")
+    lane, begun = run.lanes[0], []
+    run.frame()
+    init, twice = Job.__init__, []
+
+    def noting(job, of, panel):
+        begun.append(panel.id)
+        twice.append(of.drawn_at[panel.id] == run._looking._at)  # done in this very frame
+        init(job, of, panel)
+
+    monkeypatch.setattr(Job, "__init__", noting)
+    for _ in range(400):
+        run.advance()
+        run._looking._panels.left, run._looking._turn = 1.0, 0
+        lane.drawn_at = dict.fromkeys(lane.drawn_at, -1e9)  # all are due
+        lane.work_cost = dict.fromkeys(lane.panels, 1.0)  # and too dear to be made at once
+        run.frame(fresh=False, measure=False)
+        if len(begun) >= 6:
+            break
+    assert len(begun) >= 6 and not any(twice), begun
 
 
 def test_dear_numbers_of_fewer_rows_say_so_and_have_a_floor_of_their_own():

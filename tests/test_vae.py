@@ -12,7 +12,7 @@ from scipy import stats
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from engines import Experiment
-from engines.pictures import centres
+from engines.cells import centres
 from engines.probes import probes
 from engines.vae import (
     VAE,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.data.line import nice
 from engines.marks import (
     Bars,
@@ -23,7 +24,7 @@ from engines.marks import (
 )
 from engines.metrics import kl
 from engines.pace import Pieces
-from engines.pictures import GRID, SAMPLES, data_points, density_field, numpy, over, sheet
+from engines.pictures import GRID, SAMPLES, data_points, density_field, over, sheet
 from engines.probes import reference
 
 if TYPE_CHECKING:

@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from engines.arrays import numpy
+from engines.cells import centres, offsets
 from engines.classes import Classes
 from engines.judge import SAMPLES, obeyed, taught
 from engines.marks import Bars, Heat, Mark, Metric, Panel, Points
-from engines.pictures import (
-    GRID,
-    centres,
-    density_field,
-    exact_field,
-    numpy,
-    offsets,
-    sheet,
-    verdict,
-)
+from engines.pictures import GRID, density_field, exact_field, sheet, verdict
 from engines.probes import Probe
 
 if TYPE_CHECKING:

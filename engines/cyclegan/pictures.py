@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.marks import Arrows, Box, Mark, Panel, Paths, Points, Slider
-from engines.pictures import centres, data_points, numpy, verdict
+from engines.pictures import data_points, verdict
 
 if TYPE_CHECKING:
     from engines.cyclegan.engine import CycleGAN

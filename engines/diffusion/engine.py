@@ -114,7 +114,6 @@ class Diffusion(FieldModel):
     asks = 1  # times the network, for one guess of the denoiser
     capture = Capture(dials=("lr", "middle", "spread"))
     RHO = 5.0
-    STEPS_PROBE, STEPS_FIELD = 20, 10
     EVERY, VALIDATED = 20, 1000  # steps between two looks at validation points; rows in each
     probe_rows = 600
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.diffusion.samplers import SAMPLERS
 from engines.diffusion.schedules import HIGH, LOW
 from engines.marks import Metric
 from engines.pace import Pieces
-from engines.pictures import numpy
 from engines.probes import Probe, reference
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.diffusion import numbers
 from engines.marks import (
     Arrows,
@@ -24,7 +26,6 @@ from engines.marks import (
     Slider,
 )
 from engines.pace import Pieces
-from engines.pictures import centres, numpy
 
 if TYPE_CHECKING:
     from engines.diffusion.engine import Diffusion
@@ -113,7 +114,7 @@ def plane(engine: Diffusion) -> list[Panel]:
               help="What training sees: x₀ shrunk and noise added, here always shown at the data's "
                    "own size. All pictures with this slider move together."),
         Panel("denoising", "Noise into data", denoising,
-              f"{engine.sampler}, {engine.steps} steps; colours: where they end", box,
+              f"{engine.sampler}, {engine.steps} steps; by end", box,
               "small", slider(), hz=2,
               help="The sampler's own walk. With few steps it is a walk with large strides: the "
                    "slider goes straight between two stops."),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.arrays import numpy
 from engines.dirac_gan.game import CURES, LOSSES, Game
 from engines.marks import Arrows, Box, Curve, Curves, Handles, Mark, Panel, Paths, Points
-from engines.pictures import numpy, over
+from engines.pictures import over
 
 if TYPE_CHECKING:
     from engines.dirac_gan.engine import DiracGAN

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.data.line import nice
 from engines.divergence import maths
 from engines.divergence.fits import Flow
@@ -24,7 +25,7 @@ from engines.marks import (
     Paths,
     Points,
 )
-from engines.pictures import density_field, numpy, over
+from engines.pictures import density_field, over
 
 if TYPE_CHECKING:
     from engines.divergence.engine import Divergence

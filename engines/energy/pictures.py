@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.energy import langevin
 from engines.marks import Arrows, Heat, Images, Mark, Panel, Paths, Points, Surface
 from engines.pace import Pieces
-from engines.pictures import centres, data_points, density_field, numpy, pixels, sheet
+from engines.pictures import data_points, density_field, pixels, sheet
 
 if TYPE_CHECKING:
     from engines.energy.engine import EnergyBased

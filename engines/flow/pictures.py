@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.marks import Handles, Heat, Mark, Mesh, Panel, Paths, Points, Slider
-from engines.pictures import centres, numpy, sheet
+from engines.pictures import sheet
 
 if TYPE_CHECKING:
     from engines.flow.engine import Flow

@@ -101,7 +101,7 @@ class FlowMatching(FieldModel):
     ways: int = knob(60, 0, 300, view=True, label="Paths shown", kinds=("plane",),
                      help="How many points leave a trail in the picture of the cloud.")  # fmt: skip
 
-    STEPS_PROBE, STEPS_FIELD, STEPS_DRAWS = 24, 12, 24
+    STEPS_PROBE, STEPS_DRAWS = 24, 24
     best: bool = knob(
         True, view=True, label="Best weights", when={"averaged": True}, kinds=("images",),
         help="On images, and always on points of your own: show the averaged weights that did best on "

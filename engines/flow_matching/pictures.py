@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.flow_matching.numbers import FEW, NOISE, few_pieces
 from engines.marks import (
     Arrows,
@@ -25,7 +27,7 @@ from engines.marks import (
     Slider,
 )
 from engines.pace import Pieces
-from engines.pictures import centres, data_points, numpy
+from engines.pictures import data_points
 
 if TYPE_CHECKING:
     from engines.flow_matching.engine import FlowMatching

@@ -10,19 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.gan import course
 from engines.gan.course import GRID
 from engines.kde import kde
 from engines.marks import Arrows, Bars, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.metrics import COVERED, REACH, mode_report
-from engines.pictures import (
-    centres,
-    data_points,
-    noise_grid,
-    numpy,
-    sheet,
-    verdict,
-)
+from engines.pictures import data_points, noise_grid, sheet, verdict
 from engines.probes import reference
 
 if TYPE_CHECKING:

@@ -76,12 +76,12 @@ class Guided(Diffusion):
     )  # fmt: skip
     guide_low: float = knob(
         1e-3, 1e-3, 1e2, log=True, view=True, label="Guided above σ/α",
-        help="In less noise than this w is 1.",
+        help="In less noise than this w is 1; without effect while w is 1 anyway.",
     )  # fmt: skip
     guide_high: float = knob(
         1e2, 1e-3, 1e2, log=True, view=True, label="Guided below σ/α",
         help="In more noise than this w is 1: there guidance decides too early, and variety is "
-             "lost.",
+             "lost. Without effect while w is 1 anyway.",
     )  # fmt: skip
     shown_class: int = knob(
         0, 0, MOST - 1, view=True, label="Class shown alone",

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.conditional.pictures import alone, conditional_field, data, obedience
 from engines.diffusion.pictures import ARROWS, KEYS, arrows, grid, level, slider
 from engines.guided import numbers
 from engines.marks import Arrows, Curve, Curves, Heat, Images, Mark, Panel, Points
 from engines.pace import Pieces
-from engines.pictures import centres, numpy
 
 if TYPE_CHECKING:
     from engines.guided.engine import Guided

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.info.information import (
     Codes,
     agreement,
@@ -19,7 +20,7 @@ from engines.info.information import (
     known_classes,
 )
 from engines.marks import Bars, Heat, Mark, Metric, Panel, Paths, Points
-from engines.pictures import numpy, sheet
+from engines.pictures import sheet
 
 if TYPE_CHECKING:
     from engines.info.engine import InfoGAN

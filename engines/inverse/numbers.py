@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.inverse import truth
 from engines.marks import Metric
 from engines.metrics import nearest
 from engines.pace import Pieces, finish
-from engines.pictures import numpy
 from engines.probes import Probe
 
 if TYPE_CHECKING:

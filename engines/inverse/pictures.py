@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.data.line import nice
 from engines.diffusion.pictures import KEYS, circled, slider
 from engines.inverse import numbers, truth
 from engines.marks import Bars, Handles, Heat, Images, Mark, Panel, Paths, Points
 from engines.pace import Pieces
-from engines.pictures import data_points, density_field, numpy, over
+from engines.pictures import data_points, density_field, over
 
 if TYPE_CHECKING:
     from engines.inverse.engine import Inverse
@@ -86,7 +87,8 @@ def plane(engine: Inverse) -> list[Panel]:
                  unit="per unit area", static=True)
         ]  # fmt: skip
         drawn = Points(numpy(x), "model", size=2.4, label=f"samples given {one}")
-        return [*heat, drawn, *line()]
+        *where, handle = line()
+        return [*heat, *where, drawn, handle]  # the line does not hide what lies on it
 
     def graphs() -> Pieces[list[Mark]]:
         marks: list[Mark] = []
@@ -132,7 +134,7 @@ def plane(engine: Inverse) -> list[Panel]:
 
     beside = f"and {'a kernel estimate' if guess else 'the exact one'}"
     return [
-        Panel("truth", f"Observe {one}", observe, f"drag the line; {asked(engine)}{'; field: kernel estimate' if guess else ''}", box, "large",
+        Panel("truth", f"Observe {one}", observe, f"drag the line{'; field: kernel estimate' if guess else ''}", box, "large",
               hz=2, estimate=guess, basis="line",
               help=f"The density of the data. The model was trained on whole points. Given {one}, it draws {two}: the samples "
               "should lie along the line as the data near it do."),

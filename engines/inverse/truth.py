@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.pictures import GRID, density_field, numpy
+from engines.arrays import numpy
+from engines.pictures import GRID, density_field
 
 if TYPE_CHECKING:
     from engines.data.base import Dataset

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
@@ -36,7 +37,7 @@ from engines.mixture.gaussians import (
 from engines.mixture.ladder import Ladder, Selection
 from engines.mixture.rows import OnRows
 from engines.nets import adam, set_lr
-from engines.pictures import numpy, sheet
+from engines.pictures import sheet
 
 MOST_RUNGS = 20  # that train side by side when BIC chooses
 GUESSED_FROM = 10_000  # rows

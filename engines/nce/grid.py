@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from engines.cells import centres
 from engines.data.base import Pool
 from engines.marks import Box
 from engines.nce.noises import CELLS, Noise
 from engines.pace import Pieces, finish
-from engines.pictures import centres
 from engines.quadrature import TILE, Quadrature
 
 

@@ -10,17 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import cell_average, centres
 from engines.marks import Box, Heat, Mark, Metric, Panel, Paths, Points
 from engines.pace import Pieces
-from engines.pictures import (
-    GRID,
-    cell_average,
-    centres,
-    data_points,
-    density_field,
-    numpy,
-    over,
-)
+from engines.pictures import GRID, data_points, density_field, over
 
 if TYPE_CHECKING:
     from engines.nce.engine import NCE

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.marks import (
     Arrows,
     Bars,
@@ -23,7 +25,7 @@ from engines.marks import (
     Slider,
 )  # fmt: skip
 from engines.pace import Pieces
-from engines.pictures import centres, data_points, density_field, numpy
+from engines.pictures import data_points, density_field
 from engines.score import numbers
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from engines.arrays import numpy
 from engines.marks import Curve, Curves, Handles, Mark, Panel, Paths
-from engines.pictures import numpy
 from engines.sequence.horizon import SHORT, true_walks
 
 if TYPE_CHECKING:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
+from engines.cells import centres
 from engines.marks import Mark, Mesh, Metric, Panel, Paths, Points, Slider
 from engines.metrics import nearest_ratio
-from engines.pictures import centres, data_points, noise_grid, numpy, sheet, verdict
+from engines.pictures import data_points, noise_grid, sheet, verdict
 from engines.style.networks import detour
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.arrays import numpy
 from engines.marks import Arrows, Bars, Ellipses, Images, Mark, Mesh, Panel, Paths, Points, Slider
-from engines.pictures import data_points, noise_grid, numpy
+from engines.pictures import data_points, noise_grid
 from engines.vae import numbers
 
 if TYPE_CHECKING:
