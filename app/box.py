@@ -85,7 +85,7 @@ class _Inside(Worker):
                 yield Packet(
                     frame, None if saved is None else bytes(saved), self._seq,
                     kept.step if saved else self.run.step,
-                    kept.played if saved else self._played,
+                    kept.played if saved else self.clock.played,
                     kept.read, self.run.diverged,
                 )  # fmt: skip
         finally:
@@ -112,9 +112,11 @@ class _Inside(Worker):
         if (saved := super()._keep()) is None:
             return None
         # the branches begin in the other process: here the moment alone is kept
-        self.timeline.moments[-1] = Moment(self.run.step, self._played, luggage.Weight(len(saved)))
+        self.timeline.moments[-1] = Moment(
+            self.run.step, self.clock.played, luggage.Weight(len(saved))
+        )
         kept = self._newest = _Saved(saved)
-        kept.step, kept.played, kept.read = self.run.step, self._played, self._read
+        kept.step, kept.played, kept.read = self.run.step, self.clock.played, self._read
         return kept
 
     def _frame(self, fresh: bool, **how: bool) -> str:

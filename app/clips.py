@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from engines import DATASETS, ENGINES, Experiment, Run
+from engines.arrays import numpy
+from engines.cells import cell_average
 from engines.marks import Box
-from engines.pictures import cell_average, numpy
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "clips"
 VERSION = 1

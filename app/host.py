@@ -4,7 +4,7 @@ It is the same in this process, in one beside it and in a Ray actor. Messages ar
 (kind, seat, …), out go (kind, seat, …). A seat is a visitor's number; a call is the number of
 something that is waited for.
 
-    in   sit about · post number, message · stop call · hear seq, missing · look visible ·
+    in   sit about · post number, message · stop call, brief · hear seq, missing · look visible ·
          hide panels · call call, name, arguments · stream call, steps ·
          train call, steps, seconds, every · leave;   and (crowd, n): so many runs train now
     out  frame call, frame, seq, tape · value call, JSON · answer call, value, refused ·
@@ -18,13 +18,14 @@ import logging
 import math
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from app import luggage
+from app.crowd import Crowd
 from app.luggage import Weight
 from app.timeline import Moment
-from app.worker import _READERS, Crowd, Worker
+from app.worker import _READERS, Measure, Worker
 from engines import BadInput
 from engines.rival import _rivals as rivals
 
@@ -36,32 +37,18 @@ CHANGING = ("act", "restore")  # questions that change the run
 
 
 class Everyone(Crowd):
-    """The runs that train in all processes together: the room knows how many.
-
-    One that has its process for itself need not hold back: the system shares the cores evenly,
-    and at a lower priority than the page.
-    """
+    """The runs that train in all processes together: the room knows how many."""
 
     def __init__(self, cores: int) -> None:
         super().__init__(cores)
-        self._here = 0
-
-    @contextlib.contextmanager
-    def member(self) -> Iterator[None]:
-        with self._lock:
-            self._here += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._here -= 1
+        self._everywhere = 0
 
     @property
-    def share(self) -> float:
-        return 1.0 if self._here <= 1 else super().share
+    def playing(self) -> int:
+        return max(self._everywhere, self._here)
 
     def count(self, playing: int) -> None:
-        self._playing = playing
+        self._everywhere = playing
 
 
 class Guest(Worker):
@@ -91,7 +78,7 @@ class Guest(Worker):
     def _keep(self) -> bytes | None:
         if (saved := super()._keep()) is not None:
             # the visitor's side holds it: that is where a branch begins
-            self.timeline.moments[-1] = Moment(self.run.step, self._played, Weight(len(saved)))
+            self.timeline.moments[-1] = Moment(self.run.step, self.clock.played, Weight(len(saved)))
             self._send(saved, moment=True)
         return saved
 
@@ -121,7 +108,7 @@ class Guest(Worker):
 
     # ------------------------------------------------------------ what can be asked
 
-    def redraw(self, measure: bool = True) -> str | None:
+    def redraw(self, measure: Measure = True) -> str | None:
         frame = super().redraw(measure)
         if self._read - self._told > MANY:
             self.rest()
@@ -167,7 +154,8 @@ class Host:
     def __init__(self, send: Callable[[tuple], None], device: str | None, cores: int) -> None:
         self._send, self.device, self.crowd = send, device, Everyone(cores)
         self.guests: dict[int, Guest] = {}
-        self._stopped: dict[int, float] = {}  # by seat: calls up to this one are to end
+        # by seat: calls up to this one are to end, and whether briefly
+        self._stopped: dict[int, tuple[float, bool]] = {}
 
     def take(self, message: tuple) -> None:
         kind, seat, *rest = message
@@ -186,11 +174,11 @@ class Host:
         elif kind in ("hear", "look", "hide"):
             getattr(guest, kind)(*rest)
         elif kind == "stop":
-            self._stopped[seat] = rest[0]
-            guest.stop()
+            self._stopped[seat] = rest[0], rest[1]
+            guest.stop(brief=rest[1])
         elif kind == "leave":
             self.guests.pop(seat, None)
-            self._stopped[seat] = math.inf
+            self._stopped[seat] = math.inf, False
             guest.stop()
         else:
             task = {"call": self._call, "stream": self._stream, "train": self._train}[kind]
@@ -231,8 +219,9 @@ class Host:
 
     def _heed(self, seat: int, guest: Guest, call: int) -> None:
         """Say it again: a stream that has just begun forgets that it was told to end."""
-        if self._stopped.get(seat, 0) >= call:
-            guest.stop()
+        last, brief = self._stopped.get(seat, (0, False))
+        if last >= call:
+            guest.stop(brief)
 
 
 def serve(connection: Any, device: str | None, cores: int) -> None:

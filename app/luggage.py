@@ -34,7 +34,7 @@ def packed(worker: Worker) -> dict[str, Any]:
         "ghosts": ghosts(worker),
         "kept": kept(worker.timeline.moments),
         "tape": worker._tape, "branches": list(worker._branches), "seq": worker._seq,
-        "step": worker.run.step, "played": worker._played, "speed": worker._speed,
+        "step": worker.run.step, "played": worker.clock.played, "speed": worker._speed,
         "visible": worker._visible, "hidden": sorted(worker._hidden), "extra": worker.extra,
         "message": worker._message, "notice": worker._notice,
         "promise": worker._watch.kept if worker._watch is not None else None,
@@ -61,8 +61,8 @@ def unpack(worker: Worker, saved: bytes, about: dict[str, Any]) -> None:
         lane.ghosts = {name: Track.load(track) for name, track in curves.items()}
     worker._tape, worker._branches = about["tape"], list(about["branches"])
     worker.timeline.moments = [Moment(step, at, Weight(n)) for step, at, n in about["kept"]]
-    worker._seq, worker._steps_seen = about["seq"], worker.run.step
-    worker._acked, worker._played = about["seq"], about["played"]
+    worker._seq = worker._acked = about["seq"]
+    worker.clock.jump(worker.run.step, about["played"])
     worker._speed, worker._visible = about["speed"], about["visible"]
     worker._left_at = worker._heard = time.monotonic()
     worker._hidden, worker.extra = frozenset(about["hidden"]), about["extra"]

@@ -179,7 +179,7 @@ def _panel(panel: Panel, blocks: _Blocks) -> dict[str, Any]:
     what = {
         f.name: getattr(panel, f.name)
         for f in dataclasses.fields(panel)
-        if f.name not in ("marks", "hz", "first", "basis")
+        if f.name not in ("marks", "hz", "first", "basis", "renew")
     }
     marks = [_mark(mark, panel.box, blocks) for mark in panel.marks]
     reference = blocks.json({"what": blocks.json(what), "marks": marks})

@@ -305,8 +305,10 @@ def build(device: str | None = None, fps: float = FPS, room: Room | None = None)
             if session is None or not isinstance(given.get("seq"), int):
                 return gr.skip()
             session.worker.hear(given["seq"], bool(given.get("missing")))
-            # a paused run draws nothing by itself: send again what the browser lacks
-            again = session.worker.redraw() if given.get("missing") else None
+            # a paused run draws nothing by itself: send again what the browser lacks, and the
+            # numbers that the painted frame did not wait for
+            asked = given.get("missing") or given.get("owed")
+            again = session.worker.redraw() if asked else None
             return gr.skip() if again is None else again
 
         def on_view(event: gr.EventData, request: gr.Request) -> Any:
@@ -320,7 +322,7 @@ def build(device: str | None = None, fps: float = FPS, room: Room | None = None)
             hidden = given.get("hidden")
             if isinstance(hidden, list):
                 session.worker.hide(frozenset(str(name)[:80] for name in hidden[:100]))
-            frame = session.worker.redraw()
+            frame = session.show()
             return gr.skip() if frame is None else frame
 
         def on_leave(request: gr.Request) -> None:

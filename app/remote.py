@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from app.seat import AGAIN, LOST, TRIES, Seat
-from app.worker import Item
+from app.worker import Item, Measure
 from engines import BadInput
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Remote(Seat):
         with self._lock:
             self._ended = self._begun
             if self._flows and self._line is not None:
-                self._say("stop", max(self._flows))
+                self._say("stop", max(self._flows), False)
         self.news.set()
 
     def leave(self) -> None:
@@ -53,7 +53,7 @@ class Remote(Seat):
 
     # ------------------------------------------------------------ out
 
-    def redraw(self, measure: bool = True) -> str | None:
+    def redraw(self, measure: Measure = True) -> str | None:
         if self.room.waits(self):  # else the page would take it for one that rests
             return self._try("tell")
         return self._try("redraw", measure=measure)
@@ -153,7 +153,7 @@ class Remote(Seat):
                         break
                     if self.room.asked_to_yield(self) and not again:
                         again = True
-                        self._tell_line("stop", call)
+                        self._tell_line("stop", call, True)
                     if kind == "frame" and again and self._ended < me:
                         continue  # the last ones say that it rests, which it does not
                     yield kind, content[0] if len(content) == 1 else tuple(content)
@@ -174,7 +174,7 @@ class Remote(Seat):
                 if not self._streams:
                     self._counting = False
                 if call is not None and self._flows.pop(call, None) is not None:
-                    self._tell_line("stop", call)  # whoever read this has gone
+                    self._tell_line("stop", call, False)  # whoever read this has gone
                 if not self._streams:
                     self.room.leave(self)
             self.seen = time.monotonic()

@@ -27,11 +27,12 @@ from pathlib import Path
 import torch
 
 from app import nursery, rays, zero
+from app.crowd import Crowd
 from app.line import Line, ProcessLine
 from app.nursery import cores
 from app.rays import A_CORE, A_GPU
 from app.remote import Remote
-from app.worker import Crowd, Worker
+from app.worker import Worker
 from engines import BadInput
 
 log = logging.getLogger("playground")
@@ -153,9 +154,13 @@ class Room:
     @property
     def described(self) -> str:
         """A few words for the page."""
-        where = "" if not self.processes else ", each in a process of its own"
+        where = ""
         if self._cluster is not None:
             where = " on a cluster"
+        elif self.processes:
+            where = (
+                f", in {'one process' if self.processes == 1 else f'{self.processes} processes'}"
+            )
         return f"{self.places} run{'s' * (self.places != 1)} at once{where}"
 
     def number(self) -> int:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from app import zero
+from app.crowd import Crowd
 from app.share import MAX_HASH, to_hash
-from app.worker import SPEEDS, Crowd
+from app.worker import SPEEDS
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.base import NOISE
 from engines.experiment import MAX_SEED
@@ -44,6 +45,7 @@ class Session:
     ) -> None:
         self.worker = worker or zero.worker(device, fps, crowd, pictures)
         self.used = time.monotonic()  # the last request
+        self.patient = False  # whether whoever is shown a picture asks for its numbers by itself
         self.experiment = Experiment(*self.START)
         self._lock = threading.Lock()
         self._parked: dict[str, tuple[Experiment, bytes]] = {}  # by family
@@ -110,7 +112,10 @@ class Session:
         with self._lock:
             if not self._opened:
                 self._open(self.experiment)
-        return self.worker.redraw()
+        return self._redraw()
+
+    def _redraw(self, measure: bool = True) -> str | None:
+        return self.worker.redraw("later" if measure and self.patient else measure)
 
     def refuse(self, sentence: str) -> str | None:
         """Show why something was refused; the run goes on."""
@@ -118,7 +123,7 @@ class Session:
             if not self._opened:
                 self._open(self.experiment)
         self.worker.post(message=sentence)
-        return self.worker.redraw()
+        return self._redraw()
 
     def choose_dataset(self, name: str) -> str | None:
         """Another dataset, same engine, knobs and seed; a running stream goes on with it."""
@@ -152,7 +157,7 @@ class Session:
             self._undo.clear()
             same = before is not None and wanted == before
             self._open(wanted, saved if same else None)
-        return self.worker.redraw()
+        return self._redraw()
 
     @staticmethod
     def _acceptable(experiment: Experiment, data: dict[str, Any]) -> Experiment:
@@ -206,7 +211,7 @@ class Session:
             self.experiment = changed
             self.worker.post(set=(name, changed.knobs[name]))
             self._tell()
-        return self.worker.redraw()
+        return self._redraw()
 
     def set_option(self, name: str, value: Any, turn: float | None = None) -> str | None:
         """Set an option of the dataset: new data, so the run begins again."""
@@ -247,7 +252,7 @@ class Session:
                 self.experiment = changed
                 self.worker.post(feed=changed.to_json())
                 self._tell()
-        return self.worker.redraw(measure)
+        return self._redraw(measure)
 
     def set_beside(self, labels: list[str]) -> str | None:
         """Run the named comparisons of the engine in lockstep beside the present settings."""
@@ -288,7 +293,7 @@ class Session:
         if entry.data:
             return self.feed(self.experiment.acted(name, arguments), begin, end)
         self.worker.post(act=(name, arguments))
-        return self.worker.redraw(measure=end)
+        return self._redraw(end)
 
     def carry_out(self, name: Any, arguments: Any) -> dict[str, Any]:
         """One of the engine's actions, for a program: the answer is where the run stands."""
@@ -304,7 +309,7 @@ class Session:
             self._remember()
             self.worker.post(restart=None)
             self._tell()
-        return self.worker.redraw()
+        return self._redraw()
 
     def branch(self, step: Any) -> str | None:
         """Go on from the kept moment nearest to a step, with the knobs of now; undoable."""
@@ -314,7 +319,7 @@ class Session:
             if self.worker.timeline.moments:  # else there is nothing to branch from, nor to undo
                 self._remember()
             self.worker.post(branch=int(step))
-        return self.worker.redraw()
+        return self._redraw()
 
     def set_seed(self, seed: int) -> str | None:
         """Begin again from another seed."""
@@ -331,7 +336,7 @@ class Session:
             if self._opened:
                 self._remember()
             self._open(changed, note=note)
-        return self.worker.redraw()
+        return self._redraw()
 
     def undo(self) -> str | None:
         """Take back the last change that restarted the run, with the training it had."""
@@ -341,7 +346,7 @@ class Session:
             else:
                 experiment, name = self._undo.pop()
                 self._open(experiment, self.worker.saves.pop(name, None))
-        return self.worker.redraw()
+        return self._redraw()
 
     # ------------------------------------------------------------ playing
 
@@ -361,7 +366,7 @@ class Session:
                 self._open(self.experiment)
             overtaken = steps is None and self.stale("play", turn)
         if overtaken:  # by a Pause that was clicked after it
-            if (frame := self.worker.redraw()) is not None:
+            if (frame := self._redraw()) is not None:
                 yield frame
             return
         for frame, _ in self.worker.stream(steps):
@@ -411,7 +416,7 @@ class Session:
         """Play on a GPU that the Space lends, or no longer; where none is lent, nothing changes."""
         if isinstance(self.worker, zero.ZeroWorker):
             self.worker.choose()
-        return self.worker.redraw()
+        return self._redraw()
 
     def close(self) -> None:
         """The visitor left: stop, and let go of everything."""

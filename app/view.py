@@ -59,10 +59,13 @@ def served(path: Path) -> str:
 
 def head() -> str:
     """The scripts and styles that a page with a LiveView needs."""
-    scripts = [PLOTLY_JS, ASSETS / "timeline.js", *LIVE_JS, ASSETS / "export.js"]
-    return f'<link rel="stylesheet" href="{served(ASSETS / "live.css")}">' + "".join(
-        f'<script src="{served(path)}"></script>' for path in scripts
+    scripts = [ASSETS / "timeline.js", *LIVE_JS, ASSETS / "export.js"]
+    links = (
+        f'<link rel="stylesheet" href="{served(ASSETS / "live.css")}">'
+        # only fetched: assets/live/base.js has it read once the first picture is there
+        f'<link rel="prefetch" as="script" id="gp-plotly" href="{served(PLOTLY_JS)}">'
     )
+    return links + "".join(f'<script src="{served(path)}"></script>' for path in scripts)
 
 
 class LiveView(gr.HTML):
@@ -72,7 +75,8 @@ class LiveView(gr.HTML):
     carries the fields named here:
 
         ack   seq of a frame that was *painted*; hidden=True when nobody can see the view;
-              missing=True when a frame was lost: call `Known.clear()` and send another one.
+                missing=True when a frame was lost: call `Known.clear()` and send another one;
+              owed=True when it said that its numbers come later: measure, and send another.
         view  hidden: ids of the panels that the visitor has put away.
         branch  step: go on from the kept moment nearest to it.
         act   name and args of an action: {x, y, index} when a handle is dragged.

@@ -6,9 +6,9 @@ import threading
 import time
 import weakref
 
+from app.crowd import Crowd
 from app.room import Room
 from app.session import Session
-from app.worker import Crowd
 from engines import machine
 
 MAX_SESSIONS = 256
@@ -42,6 +42,7 @@ class Visitors:
                 self._sessions[key] = Session(
                     self._device, self._fps, self._crowd, pictures, worker
                 )
+                self._sessions[key].patient = pictures
             session = self._sessions[key]
             session.used = time.monotonic()
             if not self._swept:

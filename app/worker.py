@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
+import math
 import queue
 import threading
 import time
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from app.answers import ANSWERS, numbers
+from app.clock import Clock
+from app.crowd import Crowd
 from app.pack import Known, pack
 from app.presets import Watch, matching
 from app.timeline import DENSE, Moment, Timeline
@@ -29,6 +31,7 @@ log = logging.getLogger("playground")
 
 Item = tuple[str | None, bytes | None]  # frame, checkpoint
 Speed = Literal["single", "slow", "normal", "max"]
+Measure = bool | Literal["later"]
 SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
@@ -40,32 +43,6 @@ PATIENCE = 60.0  # seconds that a question waits for its answer
 UNREAD = 200  # numbers that nobody took: whoever asked for them is gone
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
-
-
-class Crowd:
-    """The streams that share this process, and what part of the time each may train.
-
-    Loops that all run flat out fight for the interpreter's lock with each other and with
-    the server that sends their frames: two or more leave a fifth of the cores free.
-    """
-
-    def __init__(self, cores: int | None = None) -> None:
-        self.cores = cores or os.cpu_count() or 1
-        self._playing, self._lock = 0, threading.Lock()
-
-    @contextlib.contextmanager
-    def member(self) -> Iterator[None]:
-        with self._lock:
-            self._playing += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._playing -= 1
-
-    @property
-    def share(self) -> float:
-        return 1.0 if self._playing <= 1 else min(1.0, 0.8 * self.cores / self._playing)
 
 
 class Worker:
@@ -89,7 +66,7 @@ class Worker:
         self._mail: deque[dict[str, Any]] = deque()
         self._wake = threading.Event()
         self._ready: queue.Queue = queue.Queue()  # frames that the stream has not taken yet
-        self._stopping = self._counting = False
+        self._stopping = self._counting = self._brief = False
         self._known, self._seq, self._acked = Known(), 0, 0
         self._heard = time.monotonic()
         self._visible, self._left_at = True, 0.0
@@ -100,9 +77,9 @@ class Worker:
         self._questions = itertools.count()
         self._asked, self._asked_last = itertools.count(), 0  # pictures at rest
         self._drawing = threading.Lock()
+        self._drawn: Any = None  # what the last pictures in full show
         self._answers: dict[int, queue.SimpleQueue] = {}  # by the number of their question
-        self._ticks: list[tuple[int, float]] = []
-        self._played, self._was_playing, self._steps_seen = 0.0, False, 0
+        self.clock = Clock()
         self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
         self._watch: Watch | None = None  # of the promise that a preset makes
         self._branches: list[int] = []  # steps from which the run was begun anew
@@ -122,8 +99,10 @@ class Worker:
         self._mail.append(message)
         self._wake.set()
 
-    def stop(self) -> None:
-        """Ask a running stream to end after its present step."""
+    def stop(self, brief: bool = False) -> None:
+        """Ask a running stream to end after its present step; briefly: without last pictures and
+        numbers, for it will go on."""
+        self._brief = brief and (self._brief or not self._stopping)
         self._stopping = True
         self._wake.set()
 
@@ -162,11 +141,12 @@ class Worker:
 
     # ------------------------------------------------------------ out
 
-    def redraw(self, measure: bool = True) -> str | None:
+    def redraw(self, measure: Measure = True) -> str | None:
         """Read the mail and return one whole frame; None while a stream, or somebody who asks
         later, is about to show it.
 
-        measure: False leaves the metrics as they are, which is much faster.
+        measure: False leaves the metrics as they are, which is much faster; "later" does so, too,
+            and the frame says that they are owed: who has painted it asks again.
         """
         number = self._asked_last = next(self._asked)
         # one draws, and of those who came meanwhile the newest waits: what it has changed would
@@ -182,11 +162,13 @@ class Worker:
                 self._read_mail()
                 if self.run is None or not self.pictures:
                     return None
-                if measure:  # before the numbers, which take longer, a look at who waits
+                if measure is not True:
+                    return self._frame(fresh=True, measure=False, owed=measure == "later")
+                # before the numbers, which take longer, a look at who waits
+                if self._drawn != self.run.keys:
                     self.run.frame(fresh=True, hidden=self._hidden, measure=False)
-                    measure = number == self._asked_last
-                    return self._frame(fresh=True, measure=measure, settled=True)
-                return self._frame(fresh=True, measure=False)
+                measure = number == self._asked_last
+                return self._frame(fresh=True, measure=measure, settled=True, owed=not measure)
             finally:
                 self._driver.release()
         finally:
@@ -257,7 +239,7 @@ class Worker:
             return
         thread = None
         try:
-            self._stopping, self._acked = False, self._seq
+            self._stopping, self._brief, self._acked = False, False, self._seq
             self._counting, self._message = steps is not None, ""
             self._heard = time.monotonic()
             self._ready = ready = queue.Queue()
@@ -310,13 +292,12 @@ class Worker:
                     until = time.perf_counter() + every
                     while done < steps and (rest := until - time.perf_counter()) > 0:
                         slice_ = min(rest, 0.05)  # so that a question waits no longer
-                        begin = time.perf_counter()
-                        done += self._advance(begin + slice_, self.crowd.share, steps - done)
+                        with self.crowd.turn():
+                            slice_ = time.perf_counter() + slice_ * self.crowd.share
+                            done += self._advance(slice_, 1.0, steps - done)
                         self._read_mail()
                         if self._stopping or left.is_set():
                             break
-                        if self.crowd.share < 1 and done < steps:
-                            time.sleep(max(0.0, begin + slice_ - time.perf_counter()))
                     gone = left.is_set() or ready.qsize() > UNREAD
                     if self.run.diverged or time.monotonic() > end or gone:
                         break
@@ -343,17 +324,23 @@ class Worker:
         drawing, fixed, done = 0.01, 0.0, 0
         self._read_mail()
         self._keep()
+        if self.run is not None:
+            self.clock.tick(self.run.step, True)
         while not self._stopping and self.run is not None:
             self._read_mail()
             playing = steps is None
             # what Run spends on pictures and numbers is a share of the time already; what
-            # a frame costs beside that has a share too, else frames come less often
-            period = max(1 / self.fps, fixed / SENDING)
+            # a frame costs beside that has a share too, else frames come less often; and so they
+            # do where many share the cores
+            period = max(1 / self.fps, fixed / SENDING) / math.sqrt(self.crowd.part)
             if playing and self._speed == "max":
                 period = max(period, 0.25)
-            until = time.perf_counter() + max(period - drawing, 0.002)
             share = self._share(time.monotonic() - begin) if playing else self.crowd.share
-            taken = self._advance(until, share, self._most() if playing else steps - done)
+            span = max(period - drawing / self.crowd.share, 0.002)
+            until = time.perf_counter() + span
+            with self.crowd.turn():
+                now = time.perf_counter()
+                taken = self._advance(now + span, share, self._most() if playing else steps - done)
             done += taken
             if self.run.diverged or (steps is not None and done >= steps) or self._gone():
                 break
@@ -363,23 +350,34 @@ class Worker:
                     self._wake.wait(rest)
             behind = self._seq - self._acked >= WINDOW or self._ready.qsize() > 1
             if self._visible and not behind:
-                tick = time.perf_counter()
-                # where there are graphs, training goes on behind the drawing
-                free = playing and share > 0.5 and self._most() is None
-                ahead = int(taken * min(1.0, drawing / period)) if free else 0
-                frame = self._frame(fresh=False, playing=True, ahead=ahead)
-                cost = time.perf_counter() - tick
+                self.run.part = self.crowd.part
+                with self.crowd.turn():
+                    tick = time.perf_counter()
+                    # where there are graphs, training goes on behind the drawing
+                    free = playing and share > 0.5 and self._most() is None
+                    ahead = int(taken * min(1.0, drawing / period)) if free else 0
+                    frame = self._frame(fresh=False, playing=True, ahead=ahead)
+                    cost = time.perf_counter() - tick
                 drawing += 0.2 * (cost - drawing)
-                fixed += 0.2 * (max(0.0, cost - self.run.budgeted) - fixed)
+                # what one frame alone had to do beside shall not hold up those that follow
+                extra = min(max(0.0, cost - self.run.budgeted), 3 * fixed + 0.002)
+                fixed += 0.2 * (extra - fixed)
                 yield frame, None
             # what happens first is what one goes back to
-            every = 0.25 if self._played < 3 else 1.0 if self._played < DENSE else CHECKPOINT_EVERY
+            played = self.clock.played
+            every = 0.25 if played < 3 else 1.0 if played < DENSE else CHECKPOINT_EVERY
             if time.monotonic() - saved > every:
                 saved = time.monotonic()
                 yield None, self._keep()
+        if self.run is None:  # it could not be opened; the message says so
+            return
         # from here on a change waits for the end of the stream, and is drawn by redraw
         self._stopping = True
+        self.clock.tick(self.run.step, False)
         self._read_mail()
+        if self._brief:
+            yield None, self._keep()
+            return
         # that it rests, the last picture at once, then the numbers, which take longer: nothing
         # moves after
         if self.run.drawing > SOON:
@@ -393,7 +391,7 @@ class Worker:
         if self.run is None or self.run.diverged:
             return None
         saved = self.run.checkpoint()
-        self.timeline.add(Moment(self.run.step, self._played, saved))
+        self.timeline.add(Moment(self.run.step, self.clock.played, saved))
         return saved
 
     def _hold(self) -> None:
@@ -403,7 +401,7 @@ class Worker:
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
         ramp = min(1.0, (since / RAMP) ** 2)
-        return {"single": 0.0, "slow": 0.08}.get(self._speed, self.crowd.share) * ramp
+        return min({"single": 0.0, "slow": 0.08}.get(self._speed, 1.0), self.crowd.share) * ramp
 
     def _most(self) -> int | None:
         """Steps between two frames, at most, where the engine asks for a slow pace."""
@@ -491,8 +489,7 @@ class Worker:
         self.run.branch(moment.saved)
         self.timeline.cut(moment.step)
         self._branches = [s for s in self._branches if s <= moment.step] + [moment.step]
-        self._clock(moment.step, False)
-        self._played = moment.seconds
+        self.clock.jump(moment.step, moment.seconds)
         self._notice = self._message = (
             f"Branched from step {moment.step:,}: it goes on with the knobs as they are now. "
             "The dashed curves are what came before."
@@ -538,23 +535,6 @@ class Worker:
     def _tell(self, sentence: str) -> None:
         self._message = self._notice = sentence
 
-    def _clock(self, step: int, playing: bool) -> tuple[float, float]:
-        """Steps a second over the last second or so, and seconds played, by the wall clock."""
-        now = time.perf_counter()
-        if step < self._steps_seen:  # begun again
-            self._ticks, self._played = [], 0.0
-        if self._ticks and self._was_playing:
-            self._played += now - self._ticks[-1][1]
-        elif playing or step != self._steps_seen:
-            self._ticks = []  # a rest is no time played
-        self._was_playing, self._steps_seen = playing, step
-        if playing or not self._ticks or step != self._ticks[-1][0]:
-            self._ticks.append((step, now))
-        while len(self._ticks) > 2 and now - self._ticks[1][1] > 1.0:
-            self._ticks.pop(0)
-        (a, begin), (b, end) = self._ticks[0], self._ticks[-1]
-        return ((b - a) / (end - begin) if end > begin else 0.0), self._played
-
     def _frame(
         self,
         fresh: bool,
@@ -562,10 +542,14 @@ class Worker:
         measure: bool = True,
         settled: bool = False,
         ahead: int = 0,
+        owed: bool = False,
     ) -> str:
+        # what a picture at rest takes to draw is no time played
+        self.clock.tick(self.run.step, playing)
         frame = self.run.frame(fresh, self._hidden, measure, settled, ahead)
+        self._drawn = self.run.keys if fresh else None
         frame.note = frame.note or self._message
-        frame.rate, frame.seconds = self._clock(frame.step, playing)
+        frame.rate, frame.seconds = self.clock.rate, self.clock.played
         self._seq += 1
         lanes = [lane.label for lane in self.run.lanes] if len(self.run.lanes) > 1 else []
         timeline = {
@@ -575,6 +559,7 @@ class Worker:
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
         extra["native"] = self.run.quickened
+        extra["owed"] = owed and not self.run.diverged  # else it measures nothing more
         extra["notice"] = bool(frame.note) and frame.note == self._notice
         if self._watch is not None and self._watch.fits(self.run.experiment):
             extra["preset"] = {

@@ -25,8 +25,9 @@ from typing import Any
 from app import box as boxes
 from app import luggage
 from app.box import BOX, HOME, PAUSE, SPARE, Box, End
+from app.crowd import Crowd
 from app.timeline import Moment
-from app.worker import _READERS, Crowd, Item, Worker
+from app.worker import _READERS, Item, Worker
 
 log = logging.getLogger("playground")
 
@@ -138,7 +139,7 @@ class ZeroWorker(Worker):
             self._come_home("All GPUs of this Space are taken; the run goes on on the CPU")
             return
         before, read, diverged, error = self.run.checkpoint(), 0, None, None
-        self.timeline.add(Moment(self.run.step, self._played, before))
+        self.timeline.add(Moment(self.run.step, self.clock.played, before))
         saved, about = before, json.dumps(self._about())
         with self._posting:
             self._box = box
@@ -170,7 +171,7 @@ class ZeroWorker(Worker):
                 if packet.saved is not None:
                     saved, read = packet.saved, packet.read
                     self.timeline.add(Moment(packet.step, packet.played, saved))
-                    self._played = packet.played
+                    self.clock.jump(packet.step, packet.played)
                 yield packet.frame, packet.saved
         finally:
             box.leave(run=True)
@@ -200,7 +201,7 @@ class ZeroWorker(Worker):
                 lane.ghosts = before
         self.run.diverged = diverged
         self._known.clear()
-        self._ticks, self._was_playing, self._steps_seen = [], False, self.run.step
+        self.clock.jump(self.run.step, self.clock.played)
         with self._posting:
             self._box = None
             missed = [message for number, message in box.journal if number > read]

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from app import nursery
+from app.crowd import Crowd
 from app.room import Room
 from app.session import Session
-from app.worker import Crowd
 from engines import ENGINES, Experiment, machine
 
 FPS = 17.0
@@ -50,6 +50,7 @@ class Visitor:
         self.session, self.experiment, self.error = session, experiment, None
         self.frames: list[tuple[float, int, str]] = []  # when, step, note
         self.came = time.perf_counter()
+        session.patient = True  # as a page is, which asks for numbers once it has painted
         self.thread = threading.Thread(target=self._play, daemon=True)
 
     def _play(self) -> None:

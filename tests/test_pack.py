@@ -94,6 +94,25 @@ def test_a_pixel_that_is_not_there_yet_is_not_a_white_one() -> None:
     assert np.array_equal(got, [[[np.nan, 0.0], [1.0, 1.0]]], equal_nan=True)
 
 
+def test_a_density_that_was_renewed_is_what_the_browser_gets() -> None:
+    """What a panel was packed into is kept with it, but not for the one that takes its place."""
+    run = Experiment("moons", "diffusion", knobs={"width": 16, "hidden": 1}).start("cpu")
+    lane, known, blocks = run.lanes[0], Known(), {}
+
+    def seen() -> dict:
+        frame = run.frame(fresh=False, measure=False)
+        return {p["id"]: p for p in unpack(pack(frame, known), blocks)["panels"]}["model"]
+
+    run.frame(measure=False)
+    before = seen()
+    lane.density.values, lane.density.step = np.full((8, 8), 0.5, np.float32), 7
+    lane.density.told = "step 7"
+    run._looking._renew(lane)
+    after = seen()
+    assert after["marks"][0]["values"].shape == (8, 8) != before["marks"][0]["values"].shape
+    assert "step 7" in after["subtitle"] and "step 7" not in before["subtitle"]
+
+
 def test_a_panel_that_was_not_drawn_is_drawn() -> None:
     frame = Frame(0, 0.0, 0.0, [], [Panel("p", "P", lambda: [every_mark()["Points"]])])
     assert unpack(pack(frame))["panels"][0]["marks"][0]["type"] == "Points"

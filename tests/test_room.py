@@ -321,6 +321,9 @@ def test_the_environment_says_how_large_the_room_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert Room().places == rays.A_GPU and Room("cpu").places == 16
     assert Room("cpu").described == "16 runs at once"
+    monkeypatch.setattr(rooms.nursery, "shared", lambda: None)
+    for processes, where in ((1, "one process"), (2, "2 processes")):
+        assert Room("cpu", processes).described == f"16 runs at once, in {where}"
 
 
 # ---------------------------------------------------------------- processes

@@ -270,13 +270,3 @@ def test_a_pause_that_overtakes_its_play_wins(session):
     step = last_step(player)
     player.wait(lambda p: last_step(p) > step)
     player.stop()
-
-
-def test_many_streams_share_the_cores():
-    crowd = worker_module.Crowd(cores=2)
-    assert crowd.share == 1.0
-    with crowd.member():
-        assert crowd.share == 1.0
-        with crowd.member(), crowd.member(), crowd.member():
-            assert crowd.share == pytest.approx(0.4)
-    assert crowd.share == 1.0

@@ -6,13 +6,17 @@ import math
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from app.pack import unpack
 from app.session import Session
 from app.share import to_hash
-from engines import ENGINES, BadInput, Experiment
+from app.worker import Worker
+from engines import ENGINES, BadInput, Experiment, Run
+from engines.looking import Looking
+from engines.marks import Curves
 from tests import visits
 from tests.contract import another
 from tests.visits import BLOCKS, Player, last_step, shown
@@ -295,3 +299,94 @@ def test_a_branch_from_nowhere_is_refused(session, wrong):
     with pytest.raises(BadInput):
         session.branch(wrong)
     assert "press Play" in unpack(session.branch(5), BLOCKS)["note"]
+
+
+# ---------------------------------------------------------------- pictures first, numbers after
+
+
+def test_who_is_patient_sees_the_picture_before_its_numbers_are_there(session, monkeypatch):
+    session.patient = True
+    first = shown(session.reset())
+    assert first["extra"]["owed"] and not first["metrics"] and first["panels"]
+    drawn = []
+    draw = Looking._draw
+    monkeypatch.setattr(
+        Looking, "_draw", lambda self, lane, panel, *rest: drawn.append(panel)
+        or draw(self, lane, panel, *rest),
+    )  # fmt: skip
+    then = shown(session.worker.redraw())
+    assert not then["extra"]["owed"] and then["metrics"]
+    # the pictures stand: only what is a curve has a number more
+    assert all(isinstance(mark, Curves) for panel in drawn for mark in panel.drawn().marks)
+
+
+@pytest.mark.parametrize("change", ["knob", "step", "data"])
+def test_numbers_that_were_owed_are_those_of_a_picture_that_is_there(session, change):
+    """Between the picture and the question for its numbers, something else has changed."""
+    session.patient = True
+    before = shown(session.reset())
+    if change == "knob":
+        session.worker.post(set=("n_components", 3))
+    elif change == "step":
+        for _ in session.worker.stream(steps=3):
+            pass
+    else:
+        session.worker.post(feed=session.experiment.but(dataset="moons").to_json())
+    asked = shown(session.worker.redraw())
+    wanted = {p["id"]: p for p in shown(session.worker.redraw("later"))["panels"]}
+    again = {p["id"]: p for p in asked["panels"]}
+    assert again.keys() == wanted.keys() and not asked["extra"]["owed"] and asked["metrics"]
+    pair = (again["model"]["marks"], wanted["model"]["marks"])
+    assert np.array_equal(*(m[0]["values"] for m in pair))
+    old = {p["id"]: p for p in before["panels"]}["model"]["marks"][0]["values"]
+    assert not np.array_equal(pair[0][0]["values"], old)
+
+
+def test_what_a_hand_has_moved_meanwhile_is_drawn_with_its_numbers(session):
+    session.open(Experiment("ring8soft", "divergence"))
+    session.patient = True
+    picture = lambda text: {p["id"]: p for p in shown(text)["panels"]}["model"]["marks"][0]  # noqa: E731
+    before = picture(session.reset())["values"]
+    session.worker.post(act=("move_q", {"x": 2.0, "y": 1.0, "index": 0}))
+    asked = picture(session.worker.redraw())["values"]
+    assert not np.array_equal(asked, before)
+    assert np.array_equal(asked, picture(session.worker.redraw("later"))["values"])
+
+
+def test_a_sentence_on_the_page_keeps_no_numbers_from_it(session):
+    list(session.step(12))
+    session.patient = True
+    for change in (lambda: session.branch(5), lambda: session.refuse("No."), session.undo):
+        frame = shown(change())
+        assert frame["extra"]["owed"], frame["note"]
+    assert shown(session.worker.redraw())["metrics"]
+
+
+def test_a_stream_of_a_run_that_could_not_be_opened_ends(caplog):
+    worker = Worker("cpu")
+    worker.post(open="{}")
+    assert list(worker.stream()) == [] and "a run failed" not in caplog.text
+
+
+# ---------------------------------------------------------------- giving way
+
+
+@pytest.mark.parametrize("how", ["briefly", "briefly, then for good", "for good"])
+def test_a_stream_that_gives_way_ends_without_last_pictures(session, how):
+    """For it goes on soon; a visitor's own Pause, also behind that, shows everything."""
+    worker, frames, kept = session.worker, [], None
+    for text, saved in worker.stream():
+        kept = saved or kept
+        if text is None:
+            continue
+        frames.append(shown(text))
+        worker.hear(worker._seq)
+        if len(frames) == 5:
+            worker.stop(brief=how != "for good")
+            if how == "briefly, then for good":
+                worker.stop()
+            worker.stop(brief=True)  # said again, it changes nothing
+            kept = None
+    assert frames[-1]["extra"]["playing"] == (how == "briefly")
+    assert kept is not None
+    assert Run(worker.run.experiment).restore(kept).step == worker.run.step

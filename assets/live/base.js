@@ -26,8 +26,21 @@
 (() => {
   "use strict";
 
-  // Taken now: a gr.Plot that is mounted later replaces window.Plotly with an older one.
-  const Plotly = window.Plotly;
+  // An exported page brings it along. Taken at once: a gr.Plot that is mounted later replaces
+  // window.Plotly with an older one.
+  const Plotly = window.Plotly || null;
+
+  /** Plotly takes a browser half a second to read, so it is asked for behind the first picture. */
+  function plotly() {
+    PlaygroundLive.asked ||= new Promise((there, failed) => {
+      const script = document.createElement("script");
+      script.src = document.getElementById("gp-plotly").href;
+      script.onload = () => there((PlaygroundLive.Plotly = window.Plotly));
+      script.onerror = () => failed(new Error("The charts could not be loaded."));
+      document.head.append(script);
+    });
+    return PlaygroundLive.asked;
+  }
 
   const SENTINEL = -32768; // int16 code of a point that is not finite
 
@@ -122,6 +135,6 @@
   };
 
   window.PlaygroundLive = {
-    Plotly, SENTINEL, make, setText, minus, shown, escaped, setEquation, stored,
+    Plotly, plotly, SENTINEL, make, setText, minus, shown, escaped, setEquation, stored,
   };
 })();

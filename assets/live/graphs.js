@@ -3,7 +3,7 @@
   "use strict";
 
   const {
-    brief, calm, chartLayout, chartTraces, fieldAt, make, Panel, planeLayout, Plotly, rungs,
+    brief, calm, chartLayout, chartTraces, fieldAt, make, Panel, planeLayout, rungs,
     setText, shown, sizeOf, sparse,
   } = PlaygroundLive;
 
@@ -29,7 +29,6 @@
 
     paintChart() {
       const theme = this.view.theme;
-      if (!Plotly) return;
       const traces = chartTraces(this.get, this.marks, theme);
       const layout = chartLayout(this.marks, theme, this.size);
       calm(layout, traces);
@@ -65,7 +64,7 @@
       ]);
       if (!this.graph) {
         this.graph = this.axesBox;
-        Plotly.newPlot(this.graph, traces, layout, config(this));
+        PlaygroundLive.Plotly.newPlot(this.graph, traces, layout, config(this));
         this.graph.on("plotly_doubleclick", () => this.unzoomOrFill());
         this.graph.on("plotly_relayout", (change) => {
           if (Object.keys(change).some((key) => key.endsWith("axis.range[0]"))) this.zoomed = true;
@@ -73,9 +72,9 @@
         });
       } else if (look === this.look && this.kind === "chart") {
         const change = { x: traces.map((t) => t.x), y: traces.map((t) => t.y) };
-        Plotly.restyle(this.graph, change, traces.map((_, i) => i));
+        PlaygroundLive.Plotly.restyle(this.graph, change, traces.map((_, i) => i));
       } else {
-        Plotly.react(this.graph, traces, layout, config(this));
+        PlaygroundLive.Plotly.react(this.graph, traces, layout, config(this));
       }
       this.look = look;
     },
@@ -83,17 +82,17 @@
     /** A double click first brings back what was zoomed; else the picture fills the screen. */
     unzoomOrFill() {
       if (!this.zoomed) return this.view.fill(this.what.id);
-      Plotly.relayout(this.graph, { "xaxis.autorange": true, "yaxis.autorange": true });
+      PlaygroundLive.Plotly.relayout(this.graph, { "xaxis.autorange": true, "yaxis.autorange": true });
     },
 
     /** The graph over the canvas is made after the first paint: it takes far longer. */
     mount() {
-      if (this.graph || !Plotly || this.kind !== "plane" || !this.size.width) return;
+      if (this.graph || this.kind !== "plane" || !this.size.width) return;
       const bare = this.marks.some((m) => m.type === "Images");
       const layout = planeLayout(this.view.theme, this.size, this.view2d(), bare, this.equal);
       const nothing = { x: [null], y: [null], mode: "markers", hoverinfo: "skip" };
       this.graph = this.axesBox;
-      Plotly.newPlot(this.graph, [nothing], layout, config(this));
+      PlaygroundLive.Plotly.newPlot(this.graph, [nothing], layout, config(this));
       this.graph.on("plotly_relayouting", () => this.follow(false));
       this.graph.on("plotly_relayout", () => this.follow(true));
       // first what was zoomed comes back; a picture that shows everything fills the screen
@@ -168,22 +167,22 @@
     const reset = {
       name: "reset",
       title: "Reset view",
-      icon: Plotly.Icons.home,
+      icon: PlaygroundLive.Plotly.Icons.home,
       click: (graph) =>
         kind === "plane"
           ? panel.view.zoom(panel, null, true)
-          : Plotly.relayout(graph, { "xaxis.autorange": true, "yaxis.autorange": true }),
+          : PlaygroundLive.Plotly.relayout(graph, { "xaxis.autorange": true, "yaxis.autorange": true }),
     };
     const download = {
       name: "download",
       title: "Download picture as a PNG",
-      icon: Plotly.Icons.camera,
+      icon: PlaygroundLive.Plotly.Icons.camera,
       click: () => panel.save().catch((error) => panel.view.fail(error)),
     };
     const vector = {
       name: "vector",
       title: "Download drawing as an SVG",
-      icon: Plotly.Icons.disk,
+      icon: PlaygroundLive.Plotly.Icons.disk,
       click: () => panel.saveVector().catch((error) => panel.view.fail(error)),
     };
     const keep = kind === "chart" ? [download, vector] : [download];

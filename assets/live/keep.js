@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const { make, Panel, Plotly } = PlaygroundLive;
+  const { make, Panel } = PlaygroundLive;
 
   Object.assign(Panel.prototype, {
     /** Draw title, canvas and graph on another canvas, with the plot's corner at (left, top). */
@@ -32,7 +32,7 @@
         JSON.stringify([this.view2d(), width, height, this.view.theme.version]);
       if (key && kept.has(key)) return kept.get(key);
       const image = new Image();
-      image.src = await Plotly.toImage(this.graph, { format: "svg", width, height });
+      image.src = await PlaygroundLive.Plotly.toImage(this.graph, { format: "svg", width, height });
       await image.decode();
       if (key) kept.set(key, image);
       return image;
@@ -55,7 +55,7 @@
     /** Save a chart as a vector drawing. */
     async saveVector() {
       const { width, height } = this.size;
-      this.download(await Plotly.toImage(this.graph, { format: "svg", width, height }), "svg");
+      this.download(await PlaygroundLive.Plotly.toImage(this.graph, { format: "svg", width, height }), "svg");
     },
 
     download(url, ending) {

@@ -70,7 +70,9 @@
         row = [];
       }
       row = [...row, ...group];
-      while (row.length > most) rows.push({ panels: row.splice(0, most) });
+      // four where three fit are two and two
+      const even = Math.ceil(row.length / Math.ceil(row.length / most));
+      while (row.length > most) rows.push({ panels: row.splice(0, even) });
     }
     if (row.length) rows.push({ panels: row });
     return rows;

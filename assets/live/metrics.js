@@ -59,15 +59,17 @@
       this.element.replaceChildren(make("thead", "", head), body);
     }
 
-    /** Dim what was measured long before the step that is shown, and say when it was. */
-    age(step) {
+    /** Dim what was measured long before the step that is shown, and say when it was; and all while
+        the numbers of the present picture are owed. */
+    age(step, owed = false) {
       for (const row of this.rows) {
         const at = Number(row.element.dataset.step);
-        const old = at >= 0 && step - at > Math.max(30, 0.2 * step);
+        const late = at >= 0 && step - at > Math.max(30, 0.2 * step);
+        const old = late || owed;
         if (row.element.classList.contains("gp-stale") !== old) {
           row.element.classList.toggle("gp-stale", old);
         }
-        const text = old ? `Measured at step ${at.toLocaleString("en-US")}.` : "";
+        const text = late ? `Measured at step ${at.toLocaleString("en-US")}.` : "";
         if (row.value.title !== text) row.value.title = text;
       }
     }

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const { fieldAt, Layer, make, PAINTERS, Plotly, setText, sheetBox, sizeOf } = PlaygroundLive;
+  const { fieldAt, Layer, make, PAINTERS, setText, sheetBox, sizeOf } = PlaygroundLive;
 
   const CHART_MS = 250; // at least, between two renewals of a Plotly chart
   const CHART_SHARE = 0.1; // of the time may go into one chart: slow machines renew it less
@@ -162,7 +162,7 @@
 
     /** Free what Plotly holds. */
     drop() {
-      if (this.graph) Plotly.purge(this.graph);
+      if (this.graph) PlaygroundLive.Plotly.purge(this.graph);
       this.graph = null;
       for (const handle of this.handles) handle.element.remove();
       this.handles = [];
@@ -243,7 +243,7 @@
     /** Our own change of the graph: its event must not be taken for the visitor's. */
     relayout(change) {
       this.quiet++;
-      Promise.resolve(Plotly.relayout(this.graph, change)).finally(() => this.quiet--);
+      Promise.resolve(PlaygroundLive.Plotly.relayout(this.graph, change)).finally(() => this.quiet--);
     }
 
     /** The visitor has zoomed or moved the graph: so do the canvas and the panels beside it. */
@@ -274,6 +274,7 @@
     wait(now) {
       if (!this.dirty || !this.onScreen) return Infinity;
       if (this.kind !== "chart" && this.kind !== "surface") return 0;
+      if (!PlaygroundLive.Plotly) return Infinity;
       const rest = Math.min(CHART_MAX_MS, Math.max(CHART_MS, this.cost / CHART_SHARE));
       return Math.max(0, this.painted + rest - now);
     }
@@ -281,10 +282,12 @@
     paint(now) {
       if (!this.size.width) this.resize(this.plot.clientWidth, this.plot.clientHeight);
       if (!this.size.width) return;
+      const drawn = this.kind === "chart" || this.kind === "surface";
+      if (drawn && !PlaygroundLive.Plotly) return; // the view paints it once that is there
       this.dirty = false;
       this.painted = now;
       if (this.kind === "text") return this.paintText();
-      if (this.kind === "chart" || this.kind === "surface") {
+      if (drawn) {
         const began = performance.now();
         if (this.kind === "chart") this.paintChart();
         else this.paintSurface();

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
 
-  const { common, escaped, make, Panel, Plotly, SENTINEL, setText } = PlaygroundLive;
+  const { common, escaped, make, Panel, SENTINEL, setText } = PlaygroundLive;
 
   function surfaceTraces(get, mark, theme) {
     const [rows, columns] = mark.values.shape;
@@ -67,7 +67,6 @@
 
   Object.assign(Panel.prototype, {
     paintSurface() {
-      if (!Plotly) return;
       const theme = this.view.theme;
       const mark = this.marks.find((m) => m.type === "Surface");
       const layout = surfaceLayout(mark, theme, this.size);

@@ -195,6 +195,7 @@
         if (!this.past) this.announce(frame);
         else document.dispatchEvent(new CustomEvent("playground:past", { detail: frame.extra }));
       }
+      if (!PlaygroundLive.Plotly) return this.fetchPlotly();
       // one graph a turn, so that the page never stands still for all of them
       const panel = this.toMount.shift();
       if (panel && this.panels.get(panel.key) === panel) panel.mount();
@@ -206,6 +207,15 @@
           this.schedule();
         }, soonest + 1);
       }
+    }
+
+    /** Once a picture is on the screen, and not before. */
+    fetchPlotly() {
+      if (this.fetching || !this.stats.drawn) return;
+      this.fetching = true;
+      const fetch = () =>
+        PlaygroundLive.plotly().then(() => this.schedule(), (error) => this.fail(error));
+      requestAnimationFrame(() => setTimeout(fetch));
     }
 
     /** Whether the style sheet with the colours has arrived; else look again soon. */
@@ -248,6 +258,7 @@
       const wait = this.ackedAt + ACK_MS - performance.now();
       this.sinceAck++;
       this.paintedSeq = frame.seq;
+      this.owed = !!frame.extra.owed;
       this.hiddenAt = -Infinity;
       if (this.sinceAck >= 5 || wait <= 0 || frame.extra.playing === false) this.acknowledge();
       // later, if no frame comes before: it may be the last that the server dares to send
@@ -258,7 +269,9 @@
       clearTimeout(this.ackTimer);
       this.ackTimer = this.sinceAck = 0;
       this.ackedAt = performance.now();
-      this.send("ack", { seq: this.paintedSeq });
+      const owed = this.owed; // numbers that this frame did not wait for: asked for once
+      this.owed = false;
+      this.send("ack", { seq: this.paintedSeq, ...(owed ? { owed } : {}) });
     }
 
     apply(frame) {
@@ -271,7 +284,7 @@
       this.metrics.laneNames = this.extra.lanes;
       const { what, fields, now } = frame.metrics;
       this.metrics.show(this.blocks.get(what), fields, now);
-      this.metrics.age(frame.step);
+      this.metrics.age(frame.step, this.extra.owed);
       this.put("metrics", this.metrics.element);
       this.showPanels(frame.panels);
     }
