@@ -18,6 +18,15 @@ def no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.looking.rival", lambda pool: {})
 
 
+# samples of dear pictures and numbers
+FEW = {
+    "guided.pictures.COURSE": 40, "guided.numbers.DRAWN": 200,
+    "inverse.numbers.DRAWN": 60, "inverse.numbers.HELD": 20, "inverse.pictures.WALKS": 40,
+    "diffusion.numbers.COMPARED": {"plane": 200, "images": 100},
+    "flow_matching.numbers.SAMPLES": 200, "flow_matching.numbers.HELD": 400,
+}  # fmt: skip
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse pictures and numbers over few points, by the same code: what the contract says of a
@@ -31,6 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, n in {"STEPS_PROBE": 4, "STEPS_FIELD": 3}.items():  # of an ODE
             if hasattr(kind, name):
                 monkeypatch.setattr(kind, name, n)
+    for name, n in FEW.items():
+        monkeypatch.setattr(f"engines.{name}", n)
     for name, n in {"N_SAMPLES": 1_000, "N_ENERGY": 400, "N_REVERSE": 400, "N_IMAGES": 200}.items():
         monkeypatch.setattr(probes, name, n)
 
