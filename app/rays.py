@@ -124,8 +124,8 @@ class RayLine(Line):
                         log.exception("a message from a run was not understood")
         except Exception as error:
             if not self._closing:
-                log.warning("an actor, which held %d runs, was lost: %s", len(self.seats),
-                            type(error).__name__)  # fmt: skip
+                log.warning("an actor, which held %d runs, was lost: %s: %s", len(self.seats),
+                            type(error).__name__, error)  # fmt: skip
         finally:
             self._lose()
 

@@ -229,7 +229,7 @@ class Seat:
             if kind == "kept":
                 saved, about, moment = rest
                 self._keep(saved, about, moment)
-                for box in self._flows.values():
+                for box in list(self._flows.values()):
                     box.put(("kept", saved, about["step"]))
             elif kind == "saved":
                 self.saves.arrive(*rest)
@@ -271,7 +271,7 @@ class Seat:
             self._line, self._mourning = None, True
             self._lost += 1
             line.seats.pop(self._seat, None)
-            for box in (*self._calls.values(), *self._flows.values()):
+            for box in [*self._calls.copy().values(), *self._flows.copy().values()]:
                 box.put(LOST)
 
     # ------------------------------------------------------------ rest
@@ -300,9 +300,10 @@ class Seat:
             self._gone = True
             self._journal.clear()
             self._saved = None
-            for box in self._calls.values():
+            # whoever reads an answer takes its box away without the lock: go through a copy
+            for box in list(self._calls.values()):
                 box.put(LOST)
-            for box in self._flows.values():
+            for box in list(self._flows.values()):
                 box.put(("end", None))
         self.saves.clear()
         self.timeline.clear()

@@ -432,6 +432,37 @@ def test_a_run_that_ends_every_process_is_given_up(processes, monkeypatch):
     visitor.session.close()
 
 
+class Impatient:
+    """A box whose reader takes it away, without a lock, as soon as something is put into it."""
+
+    def __init__(self, among: dict, call: int) -> None:
+        self.among, self.call, self.heard = among, call, []
+
+    def put(self, item: object) -> None:
+        self.among.pop(self.call, None)
+        self.heard.append(item)
+
+
+@pytest.mark.parametrize("how", ["kept", "lost", "leave"])
+def test_who_takes_an_answer_away_keeps_it_from_nobody(room, how, monkeypatch):
+    visitor = Visitor(room)
+    remote = visitor.session.worker
+    boxes = []
+    for among in (remote._calls, remote._flows):
+        for call in (-1, -2, -3):
+            among[call] = box = Impatient(among, call)
+            boxes.append(box)
+    if how == "kept":
+        monkeypatch.setattr(remote, "_keep", lambda *about: None)
+        remote.heard(remote._line, "kept", b"", {"step": 0}, False)
+        boxes = boxes[3:]
+    elif how == "lost":
+        remote.lost(remote._line)
+    else:
+        visitor.session.close()
+    assert all(len(box.heard) == 1 for box in boxes)
+
+
 @pytest.mark.slow
 def test_the_process_that_forks_others_is_started_again(processes):
     before = nursery.pids()
@@ -472,10 +503,12 @@ def test_places_of_a_cluster():
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_two_nodes_of_a_cluster():
+def test_two_nodes_of_a_cluster(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
+    # Ray gives its workers what others leave: beside other tests an actor would begin after minutes
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)
     try:
