@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engines.base import Engine
 from engines.data.base import Pool
-from engines.nets import adam, lean, set_lr
+from engines.nets import adam, lean, parameters, set_lr
 
 Number = float | Tensor
 
@@ -34,17 +34,17 @@ class Adversarial(Engine):
         self, optimiser: torch.optim.Optimizer, player: nn.Module, loss: Tensor, lr: Number
     ) -> None:
         """One Adam step of one player; the other one's parameters get no gradient at all."""
-        parameters = list(player.parameters())
-        self._move(optimiser, parameters, torch.autograd.grad(loss, parameters), lr)
+        own = parameters(player)
+        self._move(optimiser, own, torch.autograd.grad(loss, own), lr)
 
     def _move(
         self,
         optimiser: torch.optim.Optimizer,
-        parameters: Iterable[nn.Parameter],
+        own: Iterable[nn.Parameter],
         slopes: Iterable[Tensor],
         lr: Number,
     ) -> None:
-        for p, slope in zip(parameters, slopes, strict=True):
+        for p, slope in zip(own, slopes, strict=True):
             p.grad = slope
         set_lr(optimiser, self._pace(lr))
         optimiser.step()

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -46,16 +46,78 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+class Adam(torch.optim.Adam):
+    """torch's own fused Adam (Kingma & Ba 2015) without what it looks up anew at every step.
+
+    On small networks on a CPU that is three quarters of a step, about .1 ms: the moments of each
+    parameter, their devices and types, a hook for a profiler. Numbers are the same, bit for bit.
+    """
+
+    _known: list[tuple[dict, list[list[torch.Tensor]], torch.Tensor]] | None = None
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        if closure is not None or (known := self._known or self._find()) is None:
+            super().step(closure)
+            return
+        every = [[p.grad for p in parts] for _, (parts, *_), _ in known]
+        if any(slope is None for slopes in every for slope in slopes):
+            super().step()
+            return
+        with torch.no_grad():
+            for (group, (parts, *moments, steps), count), slopes in zip(known, every, strict=True):
+                count.add_(1)
+                torch._fused_adam_(
+                    parts, slopes, *moments, [], steps, amsgrad=False, maximize=False,
+                    lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"], eps=group["eps"],
+                )  # fmt: skip
+
+    step.hooked = True  # torch wraps what has no such mark in a hook of its profiler
+
+    def _find(self) -> list | None:
+        """For each group its parameters, both moments and counts of steps, which are parts of one
+        vector; None before the first step, and where torch does otherwise."""
+        parts = [p for group in self.param_groups for p in group["params"]]
+        plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parts)
+        usual = all(g["fused"] and not (g["amsgrad"] or g["maximize"]) for g in self.param_groups)
+        if not plain or not usual or not all(self.state.get(p) for p in parts):
+            return None
+        known = []
+        for group in self.param_groups:
+            kept = [self.state[p] for p in group["params"]]
+            count = torch.stack([slots["step"] for slots in kept])
+            for slots, step in zip(kept, count.unbind(), strict=True):
+                slots["step"] = step
+            lists = [[k[name] for k in kept] for name in ("exp_avg", "exp_avg_sq", "step")]
+            known.append((group, [list(group["params"]), *lists], count))
+        self._known = known
+        return known
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            super().zero_grad(False)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self._known = None
+
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        self._known = None
+
+
 def adam(
     parameters: Iterable[nn.Parameter],
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
-) -> torch.optim.Adam:
-    """Fused Adam (Kingma & Ba 2015): measured 1.2 to 1.5 times faster on small networks."""
-    return torch.optim.Adam(
-        list(parameters), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
-    )
+) -> Adam:
+    """Fused Adam: measured 1.2 to 1.5 times faster on small networks, and see `Adam`."""
+    return Adam(list(parameters), lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float | torch.Tensor) -> None:
@@ -100,7 +162,7 @@ class Average(nn.Module):
 _found: weakref.WeakKeyDictionary[nn.Module, list[nn.Parameter]] = weakref.WeakKeyDictionary()
 
 
-def _parameters(module: nn.Module) -> list[nn.Parameter]:
+def parameters(module: nn.Module) -> list[nn.Parameter]:
     """Those of a module that is complete: they are looked for once, which takes as long as a
     small layer's step."""
     if (known := _found.get(module)) is None:
@@ -111,7 +173,7 @@ def _parameters(module: nn.Module) -> list[nn.Parameter]:
 @torch.no_grad()
 def lean(average: nn.Module, newest: nn.Module, weight: float | torch.Tensor) -> None:
     """θ̄ ← θ̄ + weight · (θ − θ̄) for all parameters; weight a number, or 0-d on their device."""
-    mine, theirs = _parameters(average), [p.detach() for p in _parameters(newest)]
+    mine, theirs = parameters(average), [p.detach() for p in parameters(newest)]
     if isinstance(weight, torch.Tensor):  # torch would ask the device for its value
         way = torch._foreach_sub(theirs, mine)
         torch._foreach_mul_(way, weight)

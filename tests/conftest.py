@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -44,6 +45,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"engines.{name}", n)
     for name, n in {"N_SAMPLES": 1_000, "N_ENERGY": 400, "N_REVERSE": 400, "N_IMAGES": 200}.items():
         monkeypatch.setattr(probes, name, n)
+
+
+# defaults of knobs, where an engine's own are larger
+NARROW = {"batch": 64, "width": 32, "n_points": 4_000}
+
+
+@pytest.fixture
+def narrow(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow networks and few rows a step as well, where nothing need be learnt."""
+    from engines import ENGINES
+
+    for kind in ENGINES.values():
+        for name in NARROW.keys() & kind.knobs.keys():
+            entry = kind.knobs[name]
+            n = max(entry.low, min(entry.default, NARROW[name]))
+            monkeypatch.setitem(kind.knobs, name, dataclasses.replace(entry, default=n))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

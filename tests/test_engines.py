@@ -15,7 +15,7 @@ from tests.contract import PLANES, another, equal, start, taken, weights
 from tests.each import EACH
 from tests.frames import unfit
 
-pytestmark = pytest.mark.usefixtures("small")
+pytestmark = pytest.mark.usefixtures("narrow")
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ from engines.base import Engine
 from tests.contract import KNOBS, another, equal, panel_bytes, start, taken, weights, where
 from tests.each import EACH, context, quick
 
-pytestmark = pytest.mark.usefixtures("small")
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @functools.cache  # many a knob's end is its default, and so the same run

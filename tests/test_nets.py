@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 
+import pytest
 import torch
 
 from engines import nets
+from engines.nets import Adam, mlp, set_lr
 
 
 def generator(seed=0):
@@ -50,3 +52,44 @@ def test_waves_are_sines_beside_their_input():
     want = torch.sin(x @ waves.frequency + waves.phase)
     torch.testing.assert_close(found[:, 2:], want)
     assert torch.equal(nets.Waves(2, 0, 3.0, generator())(x), x)
+
+
+def descents(kind: type, moves: int = 12, groups: bool = False, miss: int | None = None) -> list:
+    """Weights and moments after so many moves of a small network under one Adam."""
+    net = mlp([3, 8, 8, 2], torch.Generator().manual_seed(1))
+    parts = list(net.parameters())
+    own = [{"params": parts[:2]}, {"params": parts[2:], "weight_decay": 0.1}] if groups else parts
+    optimiser = kind(own, lr=1e-2, betas=(0.8, 0.95), weight_decay=0.01, fused=True)
+    rng = torch.Generator().manual_seed(2)
+    for i in range(moves):
+        loss = (net(torch.randn(16, 3, generator=rng)) - 1).square().mean()
+        optimiser.zero_grad()
+        assert all(p.grad is None for p in parts)
+        loss.backward()
+        if i == miss:
+            parts[-1].grad = None
+        set_lr(optimiser, 1e-2 / (1 + i))
+        optimiser.step()
+        if i == moves // 2:  # saved, and gone on with
+            saved = optimiser.state_dict()
+            optimiser = kind(own, lr=1.0, fused=True)
+            optimiser.load_state_dict(copy.deepcopy(saved))
+    kept = [value.clone() for p in parts for value in optimiser.state[p].values()]
+    return [*(p.detach().clone() for p in parts), *kept]
+
+
+@pytest.mark.parametrize("how", [{}, {"groups": True}, {"miss": 3}, {"miss": 9}])
+def test_adam_is_torchs_own_bit_for_bit(how):
+    ours, torchs = descents(Adam, **how), descents(torch.optim.Adam, **how)
+    assert all(torch.equal(a, b) for a, b in zip(ours, torchs, strict=True))
+    other = descents(Adam, moves=11, **how)
+    assert not all(torch.equal(a, b) for a, b in zip(ours, other, strict=True)), "the wrong twin"
+
+
+def test_adam_asks_torch_only_for_the_first_move(monkeypatch):
+    asked, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *given: (asked.append(1), step(*given)))
+    descents(Adam)
+    assert len(asked) == 1, "moments that were loaded need no first move"
+    descents(Adam, miss=3)
+    assert len(asked) == 3, "one without a gradient is torch's to leave alone"
