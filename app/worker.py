@@ -37,6 +37,7 @@ SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 1.8  # seconds; with a frame in between at most two; more often at first
 SOON = 0.3  # seconds that the picture at rest may take before the page is told of the rest
+COARSEST = 3  # rung of the first pictures in a full room: 1/8 of the full work
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
 MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 PATIENCE = 60.0  # seconds that a question waits for its answer
@@ -163,7 +164,9 @@ class Worker:
                 if self.run is None or not self.pictures:
                     return None
                 if measure is not True:
-                    return self._frame(fresh=True, measure=False, owed=measure == "later")
+                    owed = measure == "later"
+                    effort = self._effort() if owed else 1.0
+                    return self._frame(fresh=True, measure=False, owed=owed, effort=effort)
                 # before the numbers, which take longer, a look at who waits
                 if self._drawn != self.run.keys:
                     self.run.frame(fresh=True, hidden=self._hidden, measure=False)
@@ -398,6 +401,10 @@ class Worker:
         """Called every two seconds of a training without pictures, which yields no checkpoints, and
         at both of its ends."""
 
+    def _effort(self) -> float:
+        """Of a picture at rest that is followed by one in full: less than 1 where many play."""
+        return 0.5 ** min(COARSEST, round(-math.log2(self.crowd.part)))
+
     def _share(self, since: float) -> float:
         """Part of the period that is spent training: ramped up, and set by the speed."""
         ramp = min(1.0, (since / RAMP) ** 2)
@@ -543,11 +550,12 @@ class Worker:
         settled: bool = False,
         ahead: int = 0,
         owed: bool = False,
+        effort: float = 1.0,
     ) -> str:
         # what a picture at rest takes to draw is no time played
         self.clock.tick(self.run.step, playing)
-        frame = self.run.frame(fresh, self._hidden, measure, settled, ahead)
-        self._drawn = self.run.keys if fresh else None
+        frame = self.run.frame(fresh, self._hidden, measure, settled, ahead, effort)
+        self._drawn = self.run.keys if fresh and effort == 1 else None
         frame.note = frame.note or self._message
         frame.rate, frame.seconds = self.clock.rate, self.clock.played
         self._seq += 1

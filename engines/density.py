@@ -50,15 +50,18 @@ class ModelDensity:
         self._spent = self._cost = 0.0  # seconds on the field in the making; a whole one takes
 
     def get(self, key: Any, fresh: bool) -> np.ndarray:
-        """The field; of the model as it stands, named by `key`, and in full if it is to be fresh."""
+        """The field; if it is to be fresh, of the model as it stands, named by `key`, and with the
+        effort that the engine has now."""
         self._asked = begin = time.perf_counter()
-        if self.values is None or (fresh and (key, 0) != self._key):
-            rung, self._job, self._begun = 0 if fresh else self.ladder.rung, None, begin
+        full = round(-math.log2(self.engine.effort))
+        if self.values is None or (fresh and (key, full) != self._key):
+            rung, self._job, self._begun = full if fresh else self.ladder.rung, None, begin
             with self.engine.easy(0.5**rung):
                 self._take((key, rung), self.engine, finish(self._pieces(self.engine)))
             self._cost, self._moved = time.perf_counter() - begin, None
             self.waited += self._cost
             if fresh:
+                self._cost *= 2**full
                 self.ladder.begin(self._rest * self._cost / EVERY)
                 self._cost *= self.ladder.effort  # what the next one will be
         return self.values

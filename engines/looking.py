@@ -195,8 +195,10 @@ class Looking:
 
     # ------------------------------------------------------------ pictures
 
-    def draw(self, fresh: bool, hidden: Collection[str], settled: bool) -> list[Panel]:
-        """The panels of all lanes; those that are due are drawn anew."""
+    def draw(
+        self, fresh: bool, hidden: Collection[str], settled: bool, effort: float = 1.0
+    ) -> list[Panel]:
+        """The panels of all lanes; those that are due are drawn anew, fresh ones with `effort`."""
         now, begun = time.perf_counter(), self.spent
         self._panels.share = self._shares.panels * self.run.part
         self._move = min(max(MOVE, PART * (now - self._at)), LONGEST)
@@ -229,7 +231,7 @@ class Looking:
                 # panels would take every turn, and the small ones stand still
                 due.append((waited * (3 if panel.size == "large" else 1), lane, panel))
         for lane, panel in must:
-            self._draw(lane, panel, now, fresh)
+            self._draw(lane, panel, now, fresh, effort)
             lane.job = None
         made: set[tuple[int, str]] = set()  # bases of the pictures that were drawn
         for _, lane, panel in sorted(due, key=lambda item: item[0], reverse=True):
@@ -301,18 +303,20 @@ class Looking:
                 out.append(panel)
         return out
 
-    def _draw(self, lane: Lane, panel: Panel, now: float, fresh: bool) -> None:
+    def _draw(
+        self, lane: Lane, panel: Panel, now: float, fresh: bool, effort: float = 1.0
+    ) -> None:
         ladder = lane.ladders[panel.basis or panel.id]
         begin, waited = time.perf_counter(), lane.density.waited
-        with lane.engine.still(), lane.engine.easy(1.0 if fresh else ladder.effort):
+        with lane.engine.still(), lane.engine.easy(effort if fresh else ladder.effort):
             lane.panels[panel.id] = panel.drawn()
         cost = time.perf_counter() - begin
         waited = lane.density.waited - waited
         lane.drawn_at[panel.id], lane.panel_cost[panel.id] = now, cost
         if fresh:
-            lane.full_cost[panel.id] = cost
+            lane.full_cost[panel.id] = cost / effort
         self._spend(self._panels, cost, fresh)
-        self._judge(lane, panel, cost - waited, fresh)
+        self._judge(lane, panel, (cost - waited) / (effort if fresh else 1.0), fresh)
 
     def _judge(self, lane: Lane, panel: Panel, cost: float, fresh: bool) -> None:
         """Let a picture's ladder go down or up, by what it cost and by what all of them cost."""

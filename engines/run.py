@@ -263,6 +263,7 @@ class Run:
         measure: bool = True,
         settled: bool = False,
         ahead: int = 0,
+        effort: float = 1.0,
     ) -> Frame:
         """What the browser would be shown.
 
@@ -274,10 +275,11 @@ class Run:
         settled: the pictures were drawn afresh just before and the model has not changed since:
             only curves are drawn again, since numbers are on them.
         ahead: about so many steps are taken on the device meanwhile, where they are CUDA graphs.
+        effort: a power of ½; less than 1 makes fresh pictures coarser, where many wait for them.
         """
         if self.onlooker is not None and not self.onlooker.looking:
             with self.onlooker.look(self, ahead):
-                return self.frame(fresh, hidden, measure, settled)
+                return self.frame(fresh, hidden, measure, settled, effort=effort)
         self._flush()
         self._looking.spent = 0.0
         self._check()
@@ -287,7 +289,7 @@ class Run:
         with torch.no_grad():
             if measure:
                 self._looking.measure(fresh)
-            panels = self._looking.draw(fresh, hidden, settled)
+            panels = self._looking.draw(fresh, hidden, settled, effort)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
             self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from app.crowd import Crowd
 from app.host import Everyone
+from app.pack import unpack
 from app.session import Session
 from engines import Experiment
 from tests.visits import Player
@@ -65,6 +67,32 @@ def test_who_fails_in_its_turn_holds_nobody_up():
     with crowd.turn():
         pass
     assert not crowd._queue
+
+
+def test_where_many_play_the_first_picture_is_coarse_and_the_one_with_numbers_is_not(small):
+    def pictures(others: int) -> list[dict]:
+        crowd, blocks = Crowd(cores=1), {}
+        session = Session("cpu", 30, crowd)
+        session.patient = True  # it asks for the numbers once it has painted
+        with contextlib.ExitStack() as stack:
+            for _ in range(others):
+                stack.enter_context(crowd.member())
+            first = unpack(session.open(Experiment("moons", "flow_matching")), blocks)
+            return [first, unpack(session.worker.redraw(), blocks)]
+
+    def density(frame: dict) -> tuple[tuple[int, ...], str]:
+        panel = next(p for p in frame["panels"] if p["id"] == "model")
+        return next(m for m in panel["marks"] if m["type"] == "Heat")["values"].shape, panel[
+            "subtitle"
+        ]
+
+    first, second = pictures(others=4)
+    alone, again = pictures(others=1)
+    assert first["extra"]["owed"] and not second["extra"]["owed"]
+    assert density(alone) == density(again) == density(second)
+    assert density(first)[0] < density(second)[0]
+    assert "cells" in density(first)[1], "a coarse one says so"
+    assert "cells" not in density(second)[1]
 
 
 @pytest.mark.slow
