@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -294,14 +295,21 @@ def _thinned(n: int, limit: int = CURVE_POINTS) -> np.ndarray | slice:
 
 
 _CHANGING = ("value", "se", "floor", "step", "note", "rival")
+_LASTING = tuple(f.name for f in dataclasses.fields(Metric) if f.name not in _CHANGING)
 
 
 def _metrics(metrics: Sequence[Metric], blocks: _Blocks) -> dict[str, Any]:
     """Names and help go in a block, since only the numbers change from frame to frame."""
-    names = [f.name for f in dataclasses.fields(Metric)]
-    what = [{k: getattr(m, k) for k in names if k not in _CHANGING} for m in metrics]
+    what = _named(tuple(tuple(getattr(m, k) for k in _LASTING) for m in metrics))
     now = [[_plain(getattr(m, k)) for k in _CHANGING] for m in metrics]
-    return {"what": blocks.json(what), "fields": list(_CHANGING), "now": now}
+    what = {"hash": blocks.put(what), "dtype": "json"}
+    return {"what": what, "fields": list(_CHANGING), "now": now}
+
+
+@functools.lru_cache(maxsize=64)
+def _named(metrics: tuple[tuple[Any, ...], ...]) -> bytes:
+    """What lasts of some metrics, as JSON: the same from frame to frame."""
+    return _dump(_plain([dict(zip(_LASTING, each, strict=True)) for each in metrics]))
 
 
 def _number(x: float) -> float | str | None:

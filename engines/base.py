@@ -396,7 +396,7 @@ class Engine(Knobbed):
             p.sum()
             for value in vars(self).values()
             if isinstance(value, nn.Module)
-            for p in value.parameters()
+            for p in nets.parameters(value)
         ]
         return not found or bool(torch.isfinite(torch.stack([p.double() for p in found])).all())
 

@@ -139,19 +139,20 @@ class Lane:
         if not self.pending:
             return True
         names = list(self.pending[0][1])
-        # a replay of several steps leaves vectors
-        flat = [row[k].reshape(-1) for _, row in self.pending for k in names]
-        many = [len(row) for row in flat[:: len(names)]]
-        steps = [s + i for (s, _), n in zip(self.pending, many, strict=True) for i in range(n)]
-        if all(n == 1 for n in many):  # the usual case, in one go
-            rows = torch.cat(flat).view(-1, len(names))
-        else:
+        flat = [row[k] for _, row in self.pending for k in names]
+        if not any(part.dim() for part in flat):  # the usual case, in one go
+            steps = [step for step, _ in self.pending]
+            rows = torch.stack(flat).view(-1, len(names))
+        else:  # a replay of several steps leaves vectors
+            flat = [part.reshape(-1) for part in flat]
+            many = [len(part) for part in flat[:: len(names)]]
+            steps = [s + i for (s, _), n in zip(self.pending, many, strict=True) for i in range(n)]
             parts = [flat[i : i + len(names)] for i in range(0, len(flat), len(names))]
             rows = torch.cat([torch.stack(part, 1) for part in parts])
         finite = True
         for step, values in zip(steps, rows.float().tolist(), strict=True):
             for name, value in zip(names, values, strict=True):
-                if not np.isfinite(value):
+                if not math.isfinite(value):
                     finite = False
                 else:
                     self.tracks[name].add(step, value)

@@ -303,9 +303,7 @@ class Looking:
                 out.append(panel)
         return out
 
-    def _draw(
-        self, lane: Lane, panel: Panel, now: float, fresh: bool, effort: float = 1.0
-    ) -> None:
+    def _draw(self, lane: Lane, panel: Panel, now: float, fresh: bool, effort: float = 1.0) -> None:
         ladder = lane.ladders[panel.basis or panel.id]
         begin, waited = time.perf_counter(), lane.density.waited
         with lane.engine.still(), lane.engine.easy(effort if fresh else ladder.effort):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -122,3 +123,8 @@ class Model(nn.Module):
     def layers(self) -> list[Layer]:
         """In the order from data to noise."""
         return [*self.flow.layers(), *self.base.layers()]
+
+    @functools.cached_property
+    def depth(self) -> int:
+        """How many layers there are, without making them."""
+        return len(self.layers())

@@ -118,7 +118,7 @@ def panels(engine: Flow) -> list[Panel]:
 
 def plane(engine: Flow) -> list[Panel]:
     box = engine.pool.dataset.extent
-    n = len(engine.shown.layers())
+    n = engine.shown.depth
 
     def slider() -> Slider:
         return Slider("layer", 0, n, n, ("noise", "data"))
