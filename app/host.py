@@ -24,8 +24,9 @@ from typing import Any
 from app import luggage
 from app.crowd import Crowd
 from app.luggage import Weight
+from app.mail import READERS
 from app.timeline import Moment
-from app.worker import _READERS, Measure, Worker
+from app.worker import Measure, Worker
 from engines import BadInput
 from engines.rival import _rivals as rivals
 
@@ -144,7 +145,7 @@ class Guest(Worker):
             self._driver.release()
 
 
-_READERS["revive"] = Guest._revive
+READERS["revive"] = Guest._revive
 CALLS = ("redraw", "checkpoint", "ask", "rest", "tell")
 
 

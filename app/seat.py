@@ -14,8 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from app import luggage
+from app.mail import MAX_SAVES
 from app.timeline import Moment, Timeline
-from app.worker import MAX_SAVES, PATIENCE
+from app.worker import PATIENCE
 from engines import BadInput
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 
 from app import zero
 from app.crowd import Crowd
+from app.mail import SPEEDS
 from app.share import MAX_HASH, to_hash
-from app.worker import SPEEDS
 from engines import DATASETS, ENGINES, BadInput, Experiment, families
 from engines.base import NOISE
 from engines.experiment import MAX_SEED

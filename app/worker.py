@@ -14,39 +14,34 @@ import math
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from app.answers import ANSWERS, numbers
-from app.clock import Clock
+from app.answers import numbers
 from app.crowd import Crowd
+from app.mail import Mail
 from app.pack import Known, pack
-from app.presets import Watch, matching
-from app.timeline import DENSE, Moment, Timeline
-from engines import BadInput, Diverged, Experiment, Run
+from app.timeline import DENSE, Moment
+from engines import BadInput
 from engines.pace import SENDING
 
 log = logging.getLogger("playground")
 
 Item = tuple[str | None, bytes | None]  # frame, checkpoint
-Speed = Literal["single", "slow", "normal", "max"]
 Measure = bool | Literal["later"]
-SPEEDS: tuple[Speed, ...] = ("single", "slow", "normal", "max")
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 1.8  # seconds; with a frame in between at most two; more often at first
 SOON = 0.3  # seconds that the picture at rest may take before the page is told of the rest
 COARSEST = 3  # rung of the first pictures in a full room: 1/8 of the full work
 RAMP = 1.0  # seconds until Play runs at full speed, so that nobody misses the beginning
-MAX_SAVES = 24 * 2**20  # bytes of checkpoints kept for undo; the oldest go first
 PATIENCE = 60.0  # seconds that a question waits for its answer
 UNREAD = 200  # numbers that nobody took: whoever asked for them is gone
 AWAY = 600.0  # seconds that a run goes on in a browser tab nobody looks at
 SILENT = 45.0  # seconds without a word from a browser that should be painting
 
 
-class Worker:
+class Worker(Mail):
     """Drives one Run. All methods may be called from any thread."""
 
     native = True  # whether a run that somebody looks at may train in native code
@@ -58,47 +53,23 @@ class Worker:
         crowd: Crowd | None = None,
         pictures: bool = True,
     ) -> None:
-        self.device, self.fps, self.crowd = device, fps, crowd or Crowd()
+        super().__init__(device)
+        self.fps, self.crowd = fps, crowd or Crowd()
         self.pictures = pictures  # False: nobody looks, so `redraw` only reads the mail
-        self.run: Run | None = None
-        self.extra: dict[str, Any] = {}
         # a plain Lock: a generator may be resumed and closed from different threads
         self._driver = threading.Lock()
-        self._mail: deque[dict[str, Any]] = deque()
-        self._wake = threading.Event()
         self._ready: queue.Queue = queue.Queue()  # frames that the stream has not taken yet
         self._stopping = self._counting = self._brief = False
         self._known, self._seq, self._acked = Known(), 0, 0
         self._heard = time.monotonic()
         self._visible, self._left_at = True, 0.0
         self._hidden: frozenset[str] = frozenset()
-        self._speed: Speed = "normal"
-        self._message = self._notice = ""  # a notice is a message that nothing is wrong with
-        self.saves: dict[int, bytes] = {}  # checkpoints by the number they were asked for with
         self._questions = itertools.count()
         self._asked, self._asked_last = itertools.count(), 0  # pictures at rest
         self._drawing = threading.Lock()
         self._drawn: Any = None  # what the last pictures in full show
-        self._answers: dict[int, queue.SimpleQueue] = {}  # by the number of their question
-        self.clock = Clock()
-        self.timeline, self._tape = Timeline(), 0  # checkpoints, and which run they belong to
-        self._watch: Watch | None = None  # of the promise that a preset makes
-        self._branches: list[int] = []  # steps from which the run was begun anew
-        self._read = 0  # number of the last message, where they are numbered
 
     # ------------------------------------------------------------ in
-
-    def post(self, **message: Any) -> None:
-        """Leave a message for the run; it is read before the next step.
-
-        open: Experiment JSON · feed: Experiment JSON, whose data the run goes on with ·
-        restore: checkpoint · set: (name, value) · act: (name, args) ·
-        restart: seed or None · branch: go on from the kept moment nearest to this step ·
-        speed · message: a sentence to show · extra: what every frame carries along · save:
-        keep a checkpoint under this number in `saves`, before what follows · ask: see `ask`.
-        """
-        self._mail.append(message)
-        self._wake.set()
 
     def stop(self, brief: bool = False) -> None:
         """Ask a running stream to end after its present step; briefly: without last pictures and
@@ -435,113 +406,6 @@ class Worker:
             return now - self._left_at > AWAY
         return self._seq - self._acked >= WINDOW and now - self._heard > SILENT
 
-    def _read_mail(self) -> None:
-        """Do what the messages say, in their order."""
-        while self._mail:
-            message = self._mail.popleft()
-            if "feed" in message and self._overtaken():
-                continue
-            try:
-                for kind, value in message.items():
-                    _READERS[kind](self, value)
-            except (BadInput, Diverged) as error:
-                self._message = str(error)
-            except Exception:
-                log.exception("a message could not be carried out: %s", list(message))
-                self._message = "Something went wrong there; the run goes on as it was."
-
-    def _overtaken(self) -> bool:
-        """Whether newer data waits right behind: a stroke that comes faster than it can be
-        taken up would fall behind the hand."""
-        for message in list(self._mail):
-            if "feed" in message:
-                return True
-            if not set(message) <= {"extra", "message", "number"}:
-                return False
-        return False
-
-    def _open(self, text: str) -> None:
-        before, self.run = self.run, Experiment.from_json(text).start(self.device)
-        self._begin_tape()
-        preset = matching(self.run.experiment)
-        self._watch = Watch(preset) if preset else None
-        if before is not None and before.dataset.options == self.run.dataset.options:
-            same = before.experiment.dataset == self.run.experiment.dataset
-            self.run.haunt(before.lanes if same else [])
-
-    def _feed(self, text: str) -> None:
-        if self.run is None:
-            raise BadInput("There is no run to feed.")
-        self.run.feed(Experiment.from_json(text))
-
-    def _restore(self, saved: bytes) -> None:
-        if self.run is None:
-            raise BadInput("There is no run to restore into.")
-        self.run.restore(saved)
-        self._begin_tape()
-
-    def _begin_tape(self) -> None:
-        self._tape += 1
-        self._branches.clear()
-        self.timeline.clear()
-
-    def _moment(self, step: Any) -> Moment | None:
-        return self.timeline.nearest(step)
-
-    def _branch(self, step: Any) -> None:
-        """Go on from a kept moment, with the knobs and the data of now."""
-        moment = self._moment(step)
-        if moment is None:
-            raise BadInput("No moment of this run is kept yet: press Play first.")
-        self.run.branch(moment.saved)
-        self.timeline.cut(moment.step)
-        self._branches = [s for s in self._branches if s <= moment.step] + [moment.step]
-        self.clock.jump(moment.step, moment.seconds)
-        self._notice = self._message = (
-            f"Branched from step {moment.step:,}: it goes on with the knobs as they are now. "
-            "The dashed curves are what came before."
-        )
-
-    def _save(self, name: int) -> None:
-        if self.run is not None:
-            self._put_by(name, self.run.checkpoint())
-
-    def _put_by(self, name: int, saved: bytes) -> None:
-        self.saves[name] = saved
-        while len(self.saves) > 1 and sum(map(len, self.saves.values())) > MAX_SAVES:
-            self.saves.pop(min(self.saves))
-
-    def _set(self, change: tuple[str, Any]) -> None:
-        if self.run.set(*change):
-            self._begin_tape()
-
-    def _act(self, what: tuple[str, dict[str, float]]) -> None:
-        name, arguments = what
-        self.run.act(name, **arguments)
-
-    def _ask(self, question: tuple[int, str, dict[str, Any]]) -> None:
-        """Answer, or say in one sentence why not; it is the asker's, not the page's."""
-        name, what, arguments = question
-        answer, refused = None, None
-        try:
-            if self.run is None:
-                raise BadInput("There is no run yet; start one.")
-            answer = ANSWERS[what](self.run, **arguments)
-        except (BadInput, Diverged) as error:
-            refused = str(error)
-        except Exception:
-            log.exception("a question could not be answered: %s", what)
-            refused = "Something went wrong there; the run goes on as it was."
-        if (box := self._answers.get(name)) is not None:  # else nobody waits any longer
-            box.put((answer, refused))
-
-    def _restart(self, seed: int | None) -> None:
-        self.run.restart(seed)
-        self._begin_tape()
-
-    def _tell(self, sentence: str) -> None:
-        self._message = self._notice = sentence
-
     def _frame(
         self,
         fresh: bool,
@@ -575,21 +439,3 @@ class Worker:
                 "kept": self._watch.see(self.run) if measure else self._watch.kept,
             }
         return pack(frame, self._known, seq=self._seq, extra=extra)
-
-
-_READERS: dict[str, Callable[[Worker, Any], None]] = {
-    "open": Worker._open,
-    "feed": Worker._feed,
-    "restore": Worker._restore,
-    "set": Worker._set,
-    "act": Worker._act,
-    "restart": Worker._restart,
-    "branch": Worker._branch,
-    "ask": Worker._ask,
-    "save": Worker._save,
-    "number": lambda worker, value: setattr(worker, "_read", value),
-    "speed": lambda worker, value: setattr(worker, "_speed", value),
-    "message": lambda worker, value: setattr(worker, "_message", value),
-    "notice": Worker._tell,
-    "extra": lambda worker, value: setattr(worker, "extra", value),
-}

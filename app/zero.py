@@ -26,8 +26,9 @@ from app import box as boxes
 from app import luggage
 from app.box import BOX, HOME, PAUSE, SPARE, Box, End
 from app.crowd import Crowd
+from app.mail import READERS
 from app.timeline import Moment
-from app.worker import _READERS, Item, Worker
+from app.worker import Item, Worker
 
 log = logging.getLogger("playground")
 
@@ -70,7 +71,7 @@ class ZeroWorker(Worker):
                 super().post(**message)
                 return
         for kind in message.keys() & {"speed", "extra", "message"}:
-            _READERS[kind](self, message[kind])  # the frames that are drawn here say it, too
+            READERS[kind](self, message[kind])  # the frames that are drawn here say it, too
 
     def stop(self) -> None:
         super().stop()
