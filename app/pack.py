@@ -9,7 +9,7 @@ Arrays, and JSON that seldom changes, are *blocks*: each is named by the hash of
 content, is sent once, and costs only its name as long as the browser remembers it. So a
 panel that did not change between two frames is 60 bytes. assets/live/blocks.js reads them.
 
-Arrays are quantised to what a screen can show:
+Arrays are quantised to what a screen can show (engines/quantise.py):
 
     Heat      uint8, 0 is "nothing" (NaN). Sequential: 1 + 254·t^γ with t = (v−lo)/(hi−lo) cut
               to [0, 1]; the error in t^γ is at most 1/508, so for γ = ½ the value is off by at
@@ -44,14 +44,11 @@ from typing import Any
 
 import numpy as np
 
-from engines.marks import Box, Curve, Frame, Heat, Images, Mark, Metric, Panel, Surface
+from engines.marks import Box, Curve, Frame, Mark, Metric, Panel
+from engines.quantise import SENTINEL, Codes, coded
 
 VERSION = 1
 CURVE_POINTS = 500
-# A point further from the box than this many of its widths is drawn at that distance: it is
-# out of sight all the same, and one lost point must not take the others' resolution.
-FAR = 20.0
-SENTINEL = -32768
 
 
 class Known:
@@ -194,9 +191,11 @@ def _mark(mark: Mark | Curve, box: Box | None, blocks: _Blocks) -> dict[str, Any
     keep = _thinned(len(mark.x)) if isinstance(mark, Curve) else slice(None)
     for field in dataclasses.fields(mark):
         value = getattr(mark, field.name)
-        if isinstance(value, np.ndarray) or field.name in _ARRAYS:
+        if isinstance(value, (np.ndarray, Codes)) or field.name in _ARRAYS:
+            if value is not None and not isinstance(value, Codes):
+                value = coded(mark, field.name, np.asarray(value)[keep], box)
             if value is not None:
-                value = _array(mark, field.name, np.asarray(value)[keep], box, blocks)
+                value = blocks.array(value.codes, **value.how)
         elif isinstance(value, Sequence) and value and isinstance(value[0], Curve):
             value = [_mark(line, box, blocks) for line in value]
         out[field.name] = value
@@ -204,89 +203,6 @@ def _mark(mark: Mark | Curve, box: Box | None, blocks: _Blocks) -> dict[str, Any
 
 
 _ARRAYS = {"xy", "vectors", "pixels", "keys", "mean", "cov", "x", "y"}
-
-
-def _array(
-    mark: Mark | Curve, name: str, value: np.ndarray, box: Box | None, blocks: _Blocks
-) -> dict[str, Any]:
-    """A reference to one array of a mark, quantised as the module's docstring says."""
-    if isinstance(mark, Heat) and name == "values":
-        return _heat(mark, blocks)
-    if isinstance(mark, Surface) and name == "values":
-        return _fine(value[..., None], None, blocks)
-    if name == "xy":
-        return _fine(value, box, blocks)
-    if name == "vectors":
-        return _fine(value, None, blocks)
-    if name == "group":
-        return blocks.array(np.where(value < 0, 255, value % 255).astype(np.uint8), code="group")
-    if isinstance(mark, Images) and name == "pixels":
-        v = np.clip(value.astype(np.float32), 0, 1)
-        codes = np.where(np.isnan(v), 0, 1 + np.rint(254 * np.nan_to_num(v))).astype(np.uint8)
-        return blocks.array(codes, code="pixels")
-    if name == "alpha":
-        unit = np.clip(np.nan_to_num(value.astype(np.float32)), 0, 1)
-        return blocks.array(np.rint(unit * 255).astype(np.uint8), code="unit")
-    with np.errstate(over="ignore"):
-        return blocks.array(value.astype(np.float32), code="plain")
-
-
-def _heat(mark: Heat, blocks: _Blocks) -> dict[str, Any]:
-    v = np.asarray(mark.values, dtype=np.float64)
-    finite = np.isfinite(v)
-    if mark.scale == "diverging":
-        his = _tops(mark.hi if mark.hi is not None else np.abs(v[finite]).max(initial=0.0), 0.0)
-        codes = 128 + np.rint(127 * np.clip(v / _over(his), -1, 1))
-        how = {"code": "diverging", "lo": _one([-hi for hi in his]), "gamma": 1.0}
-    else:
-        lo, gamma = _short(mark.lo), float(mark.gamma)
-        his = _tops(mark.hi if mark.hi is not None else v[finite].max(initial=lo), lo)
-        codes = 1 + np.rint(254 * np.clip((v - lo) / (_over(his) - lo), 0, 1) ** gamma)
-        how = {"code": "sequential", "lo": lo, "gamma": gamma}
-    codes = np.where(np.isnan(v), 0, codes).astype(np.uint8)
-    return blocks.array(codes, hi=_one(his), **how)
-
-
-def _tops(hi: float | np.ndarray, lo: float) -> list[float]:
-    """The upper end of a field's scale, or of each keyframe's, always above the lower end."""
-    his = [_short(x) for x in np.atleast_1d(hi)]
-    return [x if x > lo else lo + 1.0 for x in his]
-
-
-def _one(values: list[float]) -> float | list[float]:
-    return values[0] if len(values) == 1 else values
-
-
-def _over(hi: float | Sequence[float]) -> np.ndarray:
-    """One number for all of (…, H, W), or one for each of (T, H, W)."""
-    hi = np.asarray(hi, dtype=np.float64)
-    return hi.reshape(-1, 1, 1) if hi.size > 1 else hi.reshape(())
-
-
-def _fine(value: np.ndarray, box: Box | None, blocks: _Blocks) -> dict[str, Any]:
-    """int16 with an offset and a scale for each entry of the last axis."""
-    v = np.asarray(value, dtype=np.float64)
-    if box is not None:
-        low, high = np.array(box[0::2]), np.array(box[1::2])
-        reach = FAR * (high - low)
-        # NaN and infinity stay what they are: they are not drawn
-        v = np.where(np.isfinite(v), np.clip(v, low - reach, high + reach), v)
-    flat = v.reshape(-1, v.shape[-1])
-    bad = ~np.isfinite(flat)
-    least = np.where(bad, np.inf, flat).min(0, initial=np.inf)
-    most = np.where(bad, -np.inf, flat).max(0, initial=-np.inf)
-    empty = least > most
-    least, most = np.where(empty, 0.0, least), np.where(empty, 0.0, most)
-    offset = [_short(x) for x in least / 2 + most / 2]
-    # the half range is measured from the rounded offset, so that both ends fit
-    half = np.maximum(most - offset, offset - least)
-    scale = [_short(x) * (1 + 1e-8) if x > 0 else 1.0 for x in half / 32767]
-    with np.errstate(invalid="ignore"):
-        codes = np.rint((v - offset) / scale)
-    # a point without one of its coordinates is no point
-    lost = ~np.isfinite(v).all(-1, keepdims=True)
-    codes = np.where(lost, SENTINEL, codes).astype(np.int16)
-    return blocks.array(codes, code="fine", offset=offset, scale=scale)
 
 
 def _thinned(n: int, limit: int = CURVE_POINTS) -> np.ndarray | slice:
@@ -319,11 +235,6 @@ def _number(x: float) -> float | str | None:
     if math.isinf(x):
         return "Infinity" if x > 0 else "-Infinity"
     return x
-
-
-def _short(x: float) -> float:
-    """Nine digits are what a float32 holds."""
-    return float(f"{float(x):.9g}")
 
 
 def _plain(value: Any) -> Any:
@@ -396,6 +307,12 @@ def _resolved(value: Any, blocks: Mapping[str, bytes]) -> Any:
         return _resolved(json.loads(content), blocks)
     dtype = np.dtype(value["dtype"]).newbyteorder("<")
     return _decoded(np.frombuffer(content, dtype).reshape(value["shape"]), value)
+
+
+def _over(hi: float | Sequence[float]) -> np.ndarray:
+    """One number for all of (…, H, W), or one for each of (T, H, W)."""
+    hi = np.asarray(hi, dtype=np.float64)
+    return hi.reshape(-1, 1, 1) if hi.size > 1 else hi.reshape(())
 
 
 def _decoded(codes: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.marks import Box
 from engines.pace import Pieces, finish
 
@@ -54,7 +54,8 @@ def cell_average(
         yield
         return log_prob(x)
 
-    return finish(cell_averages(at_once, box, n, refine, sub, device))
+    found = finish(cell_averages(at_once, box, n, refine, sub, device))
+    return numpy(torch.as_tensor(found))
 
 
 def cell_averages(
@@ -64,15 +65,15 @@ def cell_averages(
     refine: int,
     sub: int,
     device: torch.device | str = "cpu",
-) -> Pieces[np.ndarray]:
-    """`cell_average` in the pieces that `log_prob` has, (n, n) float32."""
+) -> Pieces[np.ndarray | Tensor]:
+    """`cell_average` in the pieces that `log_prob` has, (n, n) float32, as an array of a mark."""
     grid = centres(box, n, device)
     values = (yield from log_prob(grid)).exp().nan_to_num(0.0, 0.0, 0.0)
     rough = roughest(values.reshape(n, n), refine)
     fine = (grid[rough, None] + offsets(box, n, sub, device)[None]).reshape(-1, 2)
     found = (yield from log_prob(fine)).exp().nan_to_num(0.0, 0.0, 0.0)
     values[rough] = found.reshape(-1, sub * sub).mean(1)
-    return numpy(values.reshape(n, n)).astype(np.float32)
+    return marked(values.reshape(n, n).float())
 
 
 def roughest(field: Tensor, count: int) -> Tensor:
@@ -90,7 +91,7 @@ def carried_averages(
     refine: int,
     sub: int,
     device: torch.device | str = "cpu",
-) -> Pieces[np.ndarray]:
+) -> Pieces[np.ndarray | Tensor]:
     """Average density over each cell of an n × n grid, (n, n) float32, of a model that carries its
     density to a known one.
 
@@ -113,7 +114,7 @@ def carried_averages(
     fine = yield from carry((first[:, None] + inner).reshape(-1, 2))
     fine = masses(fine.reshape(-1, sub + 1, sub + 1, 2), log_base).sum((-2, -1))
     found.view(-1)[rough] = fine
-    return numpy(found / (width * height)).astype(np.float32)
+    return marked((found / (width * height)).float())
 
 
 def corners(box: Box, n: int, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.capture import Capture
 from engines.data.base import Dataset, Pool
 from engines.knobs import knob
@@ -323,7 +323,7 @@ class DeepMixture(OnRows):
         place = numpy(z * self._std + self._mean).astype(np.float32)
         return [
             Points(place, "data", 2.2, numpy(share.argmax(1)), label="training points"),
-            Ellipses(numpy(mean), numpy(cov), numpy(weight), grouped=True, group=numpy(group),
+            Ellipses(numpy(mean), numpy(cov), numpy(weight), grouped=True, group=marked(group),
                      label="paths"),
         ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from engines.pace import Ladder, Pieces, finish, move, shares
 
@@ -25,7 +26,7 @@ class ModelDensity:
     """Cell averages of q(x) on a grid, of one engine; two pictures share them.
 
     Attributes:
-        values: (n, n) float32, or None before the first.
+        values: (n, n) float32 as an array of a mark, or None before the first.
         told: what is coarser in them than at rest, for the picture's caption, or "".
         step: that of the model they show.
         waited: seconds that pictures have waited for it, all together.
@@ -39,17 +40,17 @@ class ModelDensity:
 
     def forget(self) -> None:
         """Other data have come."""
-        self.values: np.ndarray | None = None
+        self.values: np.ndarray | Tensor | None = None
         self.told, self.step = "", -1
         self._key: Any = None  # of the model that is shown
-        self._job: tuple[Any, Engine, Pieces[np.ndarray]] | None = None
+        self._job: tuple[Any, Engine, Pieces[np.ndarray | Tensor]] | None = None
         self._off: tuple[int, str] | None = None  # by what a coarse one is off, and on which rung
         self._count = 0  # of coarse fields since that was measured
         self._begun = self._asked = 0.0
         self._moved: float | None = None  # since when the model is another than the one at rest
         self._spent = self._cost = 0.0  # seconds on the field in the making; a whole one takes
 
-    def get(self, key: Any, fresh: bool) -> np.ndarray:
+    def get(self, key: Any, fresh: bool) -> np.ndarray | Tensor:
         """The field; if it is to be fresh, of the model as it stands, named by `key`, and with the
         effort that the engine has now."""
         self._asked = begin = time.perf_counter()
@@ -100,14 +101,14 @@ class ModelDensity:
             self._cost *= self.ladder.effort / before
         return spent
 
-    def _take(self, key: Any, engine: Engine, values: np.ndarray) -> None:
+    def _take(self, key: Any, engine: Engine, values: np.ndarray | Tensor) -> None:
         self._key, self.step, self.values = key, engine.step_count, values
         n, parts = len(values), []
         if key[1]:
             parts = [f"step {self.step:,}", self._off[1], f"{n} × {n} cells"]
         self.told = ", ".join(part for part in parts if part)
 
-    def _pieces(self, engine: Engine) -> Pieces[np.ndarray]:
+    def _pieces(self, engine: Engine) -> Pieces[np.ndarray | Tensor]:
         """A field with the effort that `engine` has while its pieces are made."""
         effort = engine.effort
         values = yield from engine.cells_pieces()

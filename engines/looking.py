@@ -20,6 +20,7 @@ from engines.lanes import Lane
 from engines.marks import Curves, Metric, Panel
 from engines.pace import Budget, Pieces, move, shares
 from engines.probes import OWN, Survey
+from engines.quantise import settle
 from engines.rival import rival
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Job:
         out = []
         for panel in panels:
             self._engine.view_rng.set_state(self._here)
-            out.append((yield from panel.drawing()))
+            out.append(settle((yield from panel.drawing())))
         return out
 
     def advance(self, seconds: float) -> list[Panel] | None:
@@ -262,6 +263,7 @@ class Looking:
             if panel.renew is not None:
                 lane.panels[name] = fresh = dataclasses.replace(panel)
                 panel.renew(fresh)
+                settle(fresh)
 
     @staticmethod
     def _in_pieces(lane: Lane, panel: Panel) -> bool:
@@ -307,7 +309,7 @@ class Looking:
         ladder = lane.ladders[panel.basis or panel.id]
         begin, waited = time.perf_counter(), lane.density.waited
         with lane.engine.still(), lane.engine.easy(effort if fresh else ladder.effort):
-            lane.panels[panel.id] = panel.drawn()
+            lane.panels[panel.id] = settle(panel.drawn())
         cost = time.perf_counter() - begin
         waited = lane.density.waited - waited
         lane.drawn_at[panel.id], lane.panel_cost[panel.id] = now, cost

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import cell_average
 from engines.kde import through_kernel
 from engines.marks import Box, Curve, Curves, Heat, Images, Mark, Panel, Paths, Points
@@ -87,26 +87,31 @@ def _name(lane: Lane, title: str) -> str:
 def data_points(engine: Engine, n: int = SAMPLES, opacity: float = 0.45) -> Points:
     """The first n held-out points, in the data's colour."""
     return Points(
-        numpy(engine.pool.test[:n]), "data", size=1.6, opacity=opacity, label="data", static=True
+        marked(engine.pool.test[:n]), "data", size=1.6, opacity=opacity, label="data", static=True
     )
 
 
-def pixels(dataset: Dataset, x: Tensor) -> np.ndarray:
+def shades(dataset: Dataset, x: Tensor) -> Tensor:
     """Rows of images (…, dim) in data units → (…, H, W) float32 in [0, 1], what `Images` takes."""
     shape = (*x.shape[:-1], *dataset.shape[-2:])
-    return np.clip(numpy(x) / dataset.levels, 0, 1).reshape(shape).astype(np.float32)
+    return (x / dataset.levels).clamp(0, 1).reshape(shape).float()
+
+
+def pixels(dataset: Dataset, x: Tensor) -> np.ndarray:
+    """The same as an array, for further work."""
+    return numpy(shades(dataset, x))
 
 
 def sheet(
     engine: Engine, x: Tensor, columns: int, label: str, tags: list[str] | None = None, **more
 ) -> Images:
     """Images (N, dim) in data units, `columns` of them in a row."""
-    return Images(pixels(engine.pool.dataset, x), columns, tags, label, **more)
+    return Images(marked(shades(engine.pool.dataset, x)), columns, tags, label, **more)
 
 
 def verdict(field: Tensor, box: Box, label: str = "D(x) − ½", hi: float = 0.5) -> Heat:
     """What a discriminator says in the cells of a grid, (n, n), less its middle, which is pale."""
-    return Heat(numpy(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)
+    return Heat(marked(field), box, "discriminator", "diverging", hi=hi, gamma=1.0, label=label)
 
 
 def noise_grid(n: int, dim: int, device: torch.device) -> Tensor:
@@ -126,14 +131,14 @@ def _plane(lane: Lane) -> list[Panel]:
     exact = dataset.exact
     hat = "p" if exact else "p̂"  # what is estimated wears a hat, and says so
 
-    def density() -> np.ndarray:
+    def density() -> np.ndarray | Tensor:
         return lane.density.get(lane.density_key, lane.fresh)  # the same for both panels
 
     def model() -> Pieces[list[Mark]]:
         drawn = yield from engine.sample_pieces(engine.some(SAMPLES, 200))
         marks: list[Mark] = [heat()] if engine.has_density else []
         marks.append(data_points(engine, 600, 0.35))
-        marks.append(Points(numpy(drawn), "model", label="samples of the model"))
+        marks.append(Points(marked(drawn), "model", label="samples of the model"))
         return marks
 
     def heat() -> Heat:
@@ -149,7 +154,7 @@ def _plane(lane: Lane) -> list[Panel]:
         return [*heat, data_points(engine)]
 
     def error() -> list[Mark]:
-        q = density()
+        q = numpy(torch.as_tensor(density()))
         if len(q) == engine.field_grid[0]:
             p = density_field(dataset, len(q))
         else:  # a coarser one: the same cells of the density, without working it out anew
@@ -208,7 +213,7 @@ def _vectors(lane: Lane) -> list[Panel]:
 
     def model() -> list[Mark]:
         rows = engine.sample(engine.some(SAMPLES, 200))
-        drawn = Points(numpy(rows), "model", label="samples of the model")
+        drawn = Points(marked(rows), "model", label="samples of the model")
         return [first(data_points(engine, 600, 0.35)), first(drawn)]
 
     panels = [Panel("model", _name(lane, "Samples of the model"), model, about, box, "large",
@@ -225,7 +230,7 @@ def _sequence(lane: Lane) -> list[Panel]:
     dataset = engine.pool.dataset
 
     def walks(rows: Tensor, role: str, label: str, **more) -> Paths:
-        return Paths(numpy(rows).reshape(-1, *dataset.shape), role, label=label, **more)
+        return Paths(marked(rows).reshape(-1, *dataset.shape), role, label=label, **more)
 
     def model() -> list[Mark]:
         held = walks(engine.pool.test[:40], "data", "data", opacity=0.3, static=True)

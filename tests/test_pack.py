@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from app.pack import FAR, Known, MissingBlock, pack, unpack
+from app.pack import Known, MissingBlock, pack, unpack
 from engines import Experiment
 from engines.marks import (
     Arrows,
@@ -31,6 +31,7 @@ from engines.marks import (
     Points,
     Slider,
 )
+from engines.quantise import FAR
 from tests.frames import BOX, HOSTILE, check, every_mark, frame_of, rng, through, unfit
 
 # ---------------------------------------------------------------- round trips

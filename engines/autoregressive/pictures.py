@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.data.line import nice
 from engines.marks import (
     Bars,
@@ -115,7 +115,7 @@ def plane(engine: Autoregressive) -> list[Panel]:
         return [
             Heat(field(engine, cells), box, label=f"q(x){fewer}", unit="per unit area"),
             data_points(engine, 600, 0.35),
-            Points(numpy(drawn), "model", label="samples of the model"),
+            Points(marked(drawn), "model", label="samples of the model"),
             Paths(ends[None], "truth", 1.4, opacity=0.9, label=f"where {one} is held"),
             Handles(held, "slice", (one,), "truth"),
         ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres, offsets
 from engines.classes import Classes
 from engines.judge import SAMPLES, obeyed, taught
@@ -73,9 +73,9 @@ def plane_panels(engine: Conditional) -> list[Panel]:
 def samples(engine: Conditional) -> list[Mark]:
     x, y = engine.labelled(CLOUD)
     return [
-        Points(numpy(engine.pool.test[:CLOUD]), "plain", 1.4, opacity=0.2, label="data",
+        Points(marked(engine.pool.test[:CLOUD]), "plain", 1.4, opacity=0.2, label="data",
                static=True),
-        Points(numpy(x), "model", group=numpy(y), label="samples, by the class asked for"),
+        Points(marked(x), "model", group=marked(y), label="samples, by the class asked for"),
     ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def data(engine: Conditional) -> list[Mark]:
         label = "p(x)" if dataset.exact else "p̂(x), kernel estimate"
         marks.append(Heat(field, dataset.extent, label=label, unit="per unit area", static=True))
     group = numpy(engine.classes.of(rows))
-    return [*marks, Points(numpy(rows), "data", group=group, label="data, by class")]
+    return [*marks, Points(marked(rows), "data", group=group, label="data, by class")]
 
 
 def conditional_field(
@@ -126,8 +126,8 @@ def one(engine: Conditional) -> list[Mark]:
         marks.append(Heat(field, dataset.extent, label="p(x|y)", unit="per unit area", static=True))
     return [
         *marks,
-        Points(numpy(mine), "data", 1.6, opacity=0.35, label="data of the class", static=True),
-        Points(numpy(engine.sample_of(y)), "model", label="samples of the class"),
+        Points(marked(mine), "data", 1.6, opacity=0.35, label="data of the class", static=True),
+        Points(marked(engine.sample_of(y)), "model", label="samples of the class"),
     ]
 
 
@@ -138,7 +138,7 @@ def discriminator(engine: Conditional) -> list[Mark]:
     field = engine.probability(places, y).reshape(FIELD, FIELD)
     return [
         verdict(field - 0.5, box, "D − ½"),
-        Points(numpy(engine.sample_of(y[:300])), "model", label="samples of the class"),
+        Points(marked(engine.sample_of(y[:300])), "model", label="samples of the class"),
     ]
 
 

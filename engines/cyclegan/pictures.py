@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.marks import Arrows, Box, Mark, Panel, Paths, Points, Slider
 from engines.pictures import data_points, verdict
@@ -78,7 +78,7 @@ def rows(engine: CycleGAN, n: int = SHOWN) -> tuple[Tensor, np.ndarray]:
 
 def source(engine: CycleGAN) -> list[Mark]:
     x, group = rows(engine)
-    return [Points(numpy(x), "data", 2.2, group=group, label="x, held out", static=True)]
+    return [Points(marked(x), "data", 2.2, group=group, label="x, held out", static=True)]
 
 
 def target(engine: CycleGAN) -> list[Mark]:
@@ -98,9 +98,9 @@ def arrows(engine: CycleGAN) -> list[Mark]:
     made = engine.there(x)
     some, _ = rows(engine, 400)
     return [
-        Points(numpy(some), "noise", opacity=0.4, label="X", static=True),
+        Points(marked(some), "noise", opacity=0.4, label="X", static=True),
         data_points(engine, 400, 0.4),
-        Arrows(numpy(x), numpy(made - x), "generator", opacity=0.6, label="x → G(x)"),
+        Arrows(marked(x), numpy(made - x), "generator", opacity=0.6, label="x → G(x)"),
     ]
 
 
@@ -114,9 +114,9 @@ def round_trip(engine: CycleGAN) -> list[Mark]:
     x, _ = rows(engine, 200)
     home = engine.back(engine.there(x))
     return [
-        Paths(numpy(torch.stack([x, home], 1)), "lost", 1.0, label="what the round trip misses"),
-        Points(numpy(x), "data", 2.2, label="x"),
-        Points(numpy(home), "model", 2.2, label="F(G(x))"),
+        Paths(marked(torch.stack([x, home], 1)), "lost", 1.0, label="what the round trip misses"),
+        Points(marked(x), "data", 2.2, label="x"),
+        Points(marked(home), "model", 2.2, label="F(G(x))"),
     ]
 
 
@@ -130,6 +130,6 @@ def judge(engine: CycleGAN, which: str) -> list[Mark]:
         made, label = engine.back(engine.pool.test[:300]), "F(y)"
     return [
         verdict(field - 0.5, box, f"D_{which} − ½"),
-        Points(numpy(pool.test[:300]), "data", opacity=0.35, label=which, static=True),
-        Points(numpy(made), "model", label=label),
+        Points(marked(pool.test[:300]), "data", opacity=0.35, label=which, static=True),
+        Points(marked(made), "model", label=label),
     ]  # fmt: skip

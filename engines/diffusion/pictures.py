@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.diffusion import numbers
 from engines.marks import (
@@ -90,7 +90,7 @@ def plane(engine: Diffusion) -> list[Panel]:
 
     def noising() -> list[Mark]:
         xy = forward(engine, pool.test[:POINTS].float())
-        return [Points(numpy(xy), "data", keys=keys, label="the same data points")]
+        return [Points(marked(xy), "data", keys=keys, label="the same data points")]
 
     def denoising() -> Pieces[list[Mark]]:
         u, states = yield from backward(engine, engine.some(POINTS, 96), VERTICES)
@@ -104,7 +104,7 @@ def plane(engine: Diffusion) -> list[Panel]:
         return [
             Paths(np.ascontiguousarray(xy[:, :PATHS].transpose(1, 0, 2)), "plain", tail=True,
                   opacity=0.35, keys=u, label="ways of some"),
-            Points(np.ascontiguousarray(xy[some]), group=numpy(group.int()), keys=u[some],
+            Points(np.ascontiguousarray(xy[some]), group=marked(group.int()), keys=u[some],
                    label="samples, by where they end"),
         ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.energy import langevin
 from engines.marks import Arrows, Heat, Images, Mark, Panel, Paths, Points, Surface
@@ -124,10 +124,10 @@ def plane(engine: EnergyBased) -> list[Panel]:
         refused = back(trace.proposals[~trace.accepted])
         return [
             data_points(engine, 300, 0.2),
-            Points(numpy(refused), "lost", 1.4, opacity=0.3, label="refused"),
-            Paths(numpy(places.transpose(0, 1)), "model", 1.2, tail=True, label="chains"),
-            Points(numpy(places[0]), "noise", 2.6, label="from noise"),
-            Points(numpy(places[-1]), "model", 3.6, opacity=1.0, label="where they are now"),
+            Points(marked(refused), "lost", 1.4, opacity=0.3, label="refused"),
+            Paths(marked(places.transpose(0, 1)), "model", 1.2, tail=True, label="chains"),
+            Points(marked(places[0]), "noise", 2.6, label="from noise"),
+            Points(marked(places[-1]), "model", 3.6, opacity=1.0, label="where they are now"),
         ]  # fmt: skip
 
     def pulls() -> Pieces[list[Mark]]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.marks import Handles, Heat, Mark, Mesh, Panel, Paths, Points, Slider
 from engines.pictures import sheet
@@ -133,7 +133,7 @@ def plane(engine: Flow) -> list[Panel]:
         z = engine.shown.base.place(centres((-half, half, -half, half), lines, engine.device))
         xy = states.from_noise(z)[keys].reshape(len(keys), lines, lines, 2)
         at = states.stops[keys]
-        return [Mesh(numpy(xy), "model", every=every, keys=at, label="noise grid")]
+        return [Mesh(marked(xy), "model", every=every, keys=at, label="noise grid")]
 
     def journey() -> list[Mark]:
         z = engine.noise(JOURNEYS)
@@ -142,7 +142,7 @@ def plane(engine: Flow) -> list[Panel]:
         keys = states.keys()
         path = numpy(states.from_data(engine.probe())[:, 0])
         return [
-            Points(numpy(states.from_noise(z)[keys]), group=numpy(sector.int()),
+            Points(marked(states.from_noise(z)[keys]), group=marked(sector.int()),
                    keys=states.stops[keys], label="by direction in the noise"),
             Paths(path[None], "truth", 1.6, opacity=0.9, label="the point's way"),
             Handles(path[:1], "follow_noise", ("noise",), "noise"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.flow_matching.numbers import FEW, NOISE, few_pieces
 from engines.marks import (
@@ -149,8 +149,8 @@ def arrows(engine: FlowMatching) -> list[Mark]:
     out: list[Mark] = [data_points(engine, 400, 0.25)]
     if engine.exact is not None:
         exact = np.stack([_drawn(v, longest) for v in _exact(engine, z, "arrows")])
-        out.append(Arrows(numpy(feet), exact, "truth", 0.8, "exact velocity", KEYS, static=True))
-    return [*out, Arrows(numpy(feet), learned, "score", 0.9, "learned velocity", keys)]
+        out.append(Arrows(marked(feet), exact, "truth", 0.8, "exact velocity", KEYS, static=True))
+    return [*out, Arrows(marked(feet), learned, "score", 0.9, "learned velocity", keys)]
 
 
 def _exact(engine: FlowMatching, z: Tensor, name: str) -> list[Tensor]:
@@ -178,7 +178,7 @@ def errors(engine: FlowMatching) -> Pieces[list[Mark]]:
         yield
         off = (engine.drift(z, float(t)) - exact).norm(dim=1)
         fields.append(torch.where(there, off, math.nan).reshape(CELLS, CELLS))
-    return [Heat(numpy(torch.stack(fields)), box, "lost", hi=2.0, gamma=0.7, keys=keys,
+    return [Heat(marked(torch.stack(fields)), box, "lost", hi=2.0, gamma=0.7, keys=keys,
                  label="|learned − exact|", unit="σ")]  # fmt: skip
 
 

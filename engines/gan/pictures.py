@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.gan import course
 from engines.gan.course import GRID
@@ -114,7 +114,7 @@ def kernel(gan: GAN) -> float:
 def discriminator(gan: GAN) -> list[Mark]:
     game, box = gan.game, gan.pool.dataset.extent
     points = [data_points(gan, 400, 0.35),
-              Points(numpy(gan.sample(400)), "model", label="samples of the model")]  # fmt: skip
+              Points(marked(gan.sample(400)), "model", label="samples of the model")]  # fmt: skip
     said = gan.judge(centres(box, GRID, gan.device)).reshape(GRID, GRID)
     if game.probability is not None:
         field, hi, label = game.probability(said) - 0.5, 0.5, "D(x) − ½"
@@ -144,7 +144,7 @@ def optimal(gan: GAN) -> list[Mark]:
 def warp(gan: GAN) -> list[Mark]:
     if gan.latent == 1:
         line = torch.special.ndtri(torch.linspace(0.005, 0.995, 200, device=gan.device))
-        return [Paths(numpy(gan.decode(line[:, None]))[None], "noise", 1.5,
+        return [Paths(marked(gan.decode(line[:, None]))[None], "noise", 1.5,
                       label="the noise's line")]  # fmt: skip
     noise = noise_grid(MESH, gan.latent, gan.device)
     return [Mesh(journey(gan, noise).reshape(2, MESH, MESH, 2), "noise", keys=KEYS)]
@@ -164,7 +164,7 @@ def gradients(gan: GAN) -> list[Mark]:
     arrow = push / torch.maximum(length, longest)[:, None] * (0.1 * (box[1] - box[0]))
     return [
         data_points(gan, 300, 0.25),
-        Arrows(numpy(x), numpy(arrow), "generator", label="−∇ of G's loss"),
+        Arrows(marked(x), numpy(arrow), "generator", label="−∇ of G's loss"),
     ]
 
 
@@ -178,7 +178,7 @@ def modes(gan: GAN) -> list[Mark]:
     found = numpy(close >= (COVERED * weight * len(x)).clamp_min(1))
     centre = numpy(modes.centres)
     return [
-        Points(numpy(x[:500]), "model", opacity=0.4, label="samples of the model"),
+        Points(marked(x[:500]), "model", opacity=0.4, label="samples of the model"),
         Points(centre[found], "truth", 5.0, opacity=1.0, label="covered"),
         Points(centre[~found], "lost", 7.0, opacity=1.0, label="lost"),
     ]

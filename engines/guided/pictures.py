@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.conditional.pictures import alone, conditional_field, data, obedience
 from engines.diffusion.pictures import ARROWS, KEYS, arrows, grid, level, slider
@@ -93,9 +93,9 @@ def samples(engine: Guided) -> Pieces[list[Mark]]:
     x, y = yield from engine.labelled_pieces(engine.some(CLOUD, 160))
     return [
         Points(
-            numpy(engine.pool.test[:1000]), "plain", 1.4, opacity=0.2, label="data", static=True
+            marked(engine.pool.test[:1000]), "plain", 1.4, opacity=0.2, label="data", static=True
         ),
-        Points(numpy(x), "model", group=numpy(y), label="samples, by the class asked for"),
+        Points(marked(x), "model", group=marked(y), label="samples, by the class asked for"),
     ]
 
 
@@ -113,12 +113,12 @@ def density(engine: Guided) -> list[Mark]:
 def one(engine: Guided) -> Pieces[list[Mark]]:
     y = torch.full((engine.some(ALONE, 120),), alone(engine), device=engine.device)
     x = yield from engine.pieces_of(y)
-    return [*density(engine), Points(numpy(x), label="samples of the class")]
+    return [*density(engine), Points(marked(x), label="samples of the class")]
 
 
 def ideal(engine: Guided) -> list[Mark]:
     x = engine.ideal(alone(engine), engine.guidance, ALONE)
-    return [*density(engine), Points(numpy(x), "truth", label="samples by exact guidance")]
+    return [*density(engine), Points(marked(x), "truth", label="samples by exact guidance")]
 
 
 def field(engine: Guided) -> Pieces[list[Mark]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.info.information import (
     Codes,
     agreement,
@@ -77,16 +77,16 @@ def which(engine: InfoGAN) -> int:
 def samples(engine: InfoGAN) -> list[Mark]:
     x, codes = engine.coded(CLOUD)
     return [
-        Points(numpy(engine.pool.test[:CLOUD]), "plain", 1.4, opacity=0.2, label="data",
+        Points(marked(engine.pool.test[:CLOUD]), "plain", 1.4, opacity=0.2, label="data",
                static=True),
-        Points(numpy(x), "model", group=numpy(codes.category), label="samples, by code"),
+        Points(marked(x), "model", group=marked(codes.category), label="samples, by code"),
     ]  # fmt: skip
 
 
 def data(engine: InfoGAN) -> list[Mark]:
     rows = engine.pool.test[:CLOUD]
     group = numpy(engine.code_of(rows))
-    return [Points(numpy(rows), "data", group=group, label="data, by the code read")]
+    return [Points(marked(rows), "data", group=group, label="data, by the code read")]
 
 
 def swept(engine: InfoGAN, rows: int, columns: int) -> Tensor:
@@ -107,8 +107,10 @@ def swept(engine: InfoGAN, rows: int, columns: int) -> Tensor:
 def sweep(engine: InfoGAN) -> list[Mark]:
     x = swept(engine, LINES, ALONG).flatten(0, 1)
     return [
-        Points(numpy(engine.pool.test[:600]), "data", 1.4, opacity=0.25, label="data", static=True),
-        Paths(numpy(x), "generator", 1.8, tail=True, opacity=0.9, label="one code swept"),
+        Points(
+            marked(engine.pool.test[:600]), "data", 1.4, opacity=0.25, label="data", static=True
+        ),
+        Paths(marked(x), "generator", 1.8, tail=True, opacity=0.9, label="one code swept"),
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.data.line import nice
 from engines.diffusion.pictures import KEYS, circled, slider
 from engines.inverse import numbers, truth
@@ -86,7 +86,7 @@ def plane(engine: Inverse) -> list[Panel]:
             Heat(under, box, label="p̂(x), kernel estimate" if guess else "p(x)",
                  unit="per unit area", static=True)
         ]  # fmt: skip
-        drawn = Points(numpy(x), "model", size=2.4, label=f"samples given {one}")
+        drawn = Points(marked(x), "model", size=2.4, label=f"samples given {one}")
         *where, handle = line()
         return [*heat, *where, drawn, handle]  # the line does not hide what lies on it
 

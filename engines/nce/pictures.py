@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import cell_average, centres
 from engines.marks import Box, Heat, Mark, Metric, Panel, Paths, Points
 from engines.pace import Pieces
@@ -160,7 +160,7 @@ def reach(engine: NCE) -> float:
 
 def _draws(engine: NCE, n: int = SHOWN, opacity: float = 0.5) -> Points:
     here = seen(engine)
-    return Points(numpy(here.x[here.data :][:n]), "noise", 1.8, opacity=opacity,
+    return Points(marked(here.x[here.data :][:n]), "noise", 1.8, opacity=opacity,
                   label="noise", static=True)  # fmt: skip
 
 
@@ -227,8 +227,8 @@ def _weights(engine: NCE) -> list[Mark]:
     alpha = (w / w.max()).sqrt().clamp_min(0.06).float()
     return [
         data_points(engine, 300, 0.2),
-        Points(numpy(x[chosen]), "model", 3.5, opacity=0.8, label="chosen by weight"),
-        Points(numpy(x), "noise", 2.0, alpha=numpy(alpha), opacity=0.9, label="noise"),
+        Points(marked(x[chosen]), "model", 3.5, opacity=0.8, label="chosen by weight"),
+        Points(marked(x), "noise", 2.0, alpha=marked(alpha), opacity=0.9, label="noise"),
     ]
 
 

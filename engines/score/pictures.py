@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.cells import centres
 from engines.marks import (
     Arrows,
@@ -195,7 +195,7 @@ def chains(engine: ScoreMatching) -> list[Panel]:
         at = keys.astype(np.float32)
         return [
             data_points(engine, 400, 0.3),
-            Points(numpy(back(trace.places[keys])), "model", 1.8, opacity=0.6, keys=at,
+            Points(marked(back(trace.places[keys])), "model", 1.8, opacity=0.6, keys=at,
                    label="chains"),
             Paths(tails, "generator", 1.0, tail=True, keys=np.arange(n + 1, dtype=np.float32),
                   label="the way of some"),

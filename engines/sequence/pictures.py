@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engines.arrays import numpy
+from engines.arrays import marked, numpy
 from engines.marks import Curve, Curves, Handles, Mark, Panel, Paths
 from engines.sequence.horizon import SHORT, true_walks
 
@@ -59,7 +59,7 @@ def continuations(engine: Sequence, way: int) -> list[Mark]:
         Paths(path(own), ROLES[way], 1.2, opacity=0.7, label=engine.WAYS[way]),
     ]
     if engine.prefix > 1:
-        marks.append(Paths(numpy(given)[None], "truth", 2.5, opacity=0.9, label="what is given"))
+        marks.append(Paths(marked(given)[None], "truth", 2.5, opacity=0.9, label="what is given"))
     return [*marks, Handles(numpy(given[-1:]), "drag", ("start",), "truth")]
 
 

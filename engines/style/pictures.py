@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.arrays import numpy
+from engines.arrays import marked
 from engines.cells import centres
 from engines.marks import Mark, Mesh, Metric, Panel, Paths, Points, Slider
 from engines.metrics import nearest_ratio
@@ -73,7 +73,7 @@ def warp(engine: StyleGAN) -> list[Mark]:
     journey = torch.stack(
         [engine.unstandardise(z[:, :2]), engine.unstandardise(flat), engine.synthesise(w)]
     )
-    return [Mesh(numpy(journey).reshape(3, MESH, MESH, 2), "noise", keys=KEYS)]
+    return [Mesh(marked(journey).reshape(3, MESH, MESH, 2), "noise", keys=KEYS)]
 
 
 def mixing(engine: StyleGAN) -> list[Mark]:
@@ -84,8 +84,8 @@ def mixing(engine: StyleGAN) -> list[Mark]:
     own = engine.synthesise(early[::EACH])
     return [
         data_points(engine, 500, 0.2),
-        Points(numpy(x), "model", group=group, label="mixtures, by their first source"),
-        Points(numpy(own), "model", 5.0, group=np.arange(SOURCES), opacity=1.0, label="sources"),
+        Points(marked(x), "model", group=group, label="mixtures, by their first source"),
+        Points(marked(own), "model", 5.0, group=np.arange(SOURCES), opacity=1.0, label="sources"),
     ]
 
 
@@ -95,9 +95,9 @@ def trails(engine: StyleGAN) -> list[Mark]:
     x = engine.synthesise(torch.stack(ways, 1).flatten(0, 1)).view(TRAILS, ALONG, 2)
     return [
         data_points(engine, 500, 0.25),
-        Paths(numpy(x), "generator", 1.0, opacity=0.6, label="from ψ = 1 to ψ = 0"),
-        Points(numpy(engine.sample(300)), "model", label="samples at the present ψ"),
-        Points(numpy(x[:1, -1]), "truth", 6.0, opacity=1.0, label="the mean style"),
+        Paths(marked(x), "generator", 1.0, opacity=0.6, label="from ψ = 1 to ψ = 0"),
+        Points(marked(engine.sample(300)), "model", label="samples at the present ψ"),
+        Points(marked(x[:1, -1]), "truth", 6.0, opacity=1.0, label="the mean style"),
     ]
 
 
@@ -107,7 +107,7 @@ def discriminator(engine: StyleGAN) -> list[Mark]:
     return [
         verdict(field - 0.5, box),
         data_points(engine, 400, 0.35),
-        Points(numpy(engine.sample(400)), "model", label="samples of the model"),
+        Points(marked(engine.sample(400)), "model", label="samples of the model"),
     ]
 
 
