@@ -83,7 +83,7 @@ class Adam(torch.optim.Adam):
         if not plain or not usual or not all(self.state.get(p) for p in parts):
             return None
         known = []
-        for group in self.param_groups:
+        for group in filter(lambda group: group["params"], self.param_groups):
             kept = [self.state[p] for p in group["params"]]
             count = torch.stack([slots["step"] for slots in kept])
             for slots, step in zip(kept, count.unbind(), strict=True):

@@ -58,7 +58,8 @@ def descents(kind: type, moves: int = 12, groups: bool = False, miss: int | None
     """Weights and moments after so many moves of a small network under one Adam."""
     net = mlp([3, 8, 8, 2], torch.Generator().manual_seed(1))
     parts = list(net.parameters())
-    own = [{"params": parts[:2]}, {"params": parts[2:], "weight_decay": 0.1}] if groups else parts
+    two = [{"params": parts[:2]}, {"params": []}, {"params": parts[2:], "weight_decay": 0.1}]
+    own = two if groups else parts
     optimiser = kind(own, lr=1e-2, betas=(0.8, 0.95), weight_decay=0.01, fused=True)
     rng = torch.Generator().manual_seed(2)
     for i in range(moves):

@@ -367,6 +367,7 @@ def test_a_promise_is_kept_and_its_twins_are_not(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small")
 def test_a_label_is_the_metrics_own():
     told: dict[tuple[str, str], set] = {}
     for preset in presets():
