@@ -86,9 +86,9 @@ class Nursery:
         )
         theirs.close()
 
-    def host(self, device: str | None, cores: int, precision: str) -> tuple[Connection, int]:
+    def host(self, device: str | None, cores: int, ways: tuple[str, str]) -> tuple[Connection, int]:
         """A new host: the connection to it, and its process. Raises OSError if there can be none."""
-        about = json.dumps({"device": device, "cores": cores, "precision": precision}).encode()
+        about = json.dumps({"device": device, "cores": cores, "ways": ways}).encode()
         with self._lock:
             for again in (True, False):
                 ours, theirs = socket.socketpair()
@@ -162,12 +162,12 @@ def tend(control_fd: int) -> None:
 
 def _live(host: Any, fd: int, about: dict[str, Any]) -> None:
     """The life of a host; it never comes back from here."""
-    import torch
+    from engines import machine
 
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.nice(NICE)
-        torch.set_float32_matmul_precision(about["precision"])
+        machine.adopt(*about["ways"])
         host.serve(Connection(fd), about["device"], about["cores"])
     except BaseException:
         logging.exception("a host failed")

@@ -15,7 +15,7 @@ from typing import Any
 
 from app.host import Host
 from app.line import Line
-from engines import BadInput
+from engines import BadInput, machine
 
 log = logging.getLogger("playground")
 
@@ -29,11 +29,11 @@ LEFT = [".venv", "tests", "bench", "docs", "**/__pycache__", "**/*.png", "**/*.w
 class Actor:
     """What runs on the cluster: a host, spoken to in one thread and listened to in another."""
 
-    def __init__(self, device: str | None, cores: int, precision: str) -> None:
+    def __init__(self, device: str | None, cores: int, ways: tuple[str, str]) -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.set_float32_matmul_precision(precision)
+        machine.adopt(*ways)
         self._out: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self._host = Host(self._out.put, device, cores)
 
@@ -95,12 +95,10 @@ class Cluster:
 
     def line(self, device: str | None) -> RayLine:
         """A new actor, on the node that has most room, and the line to it."""
-        import torch
-
         made = self._kind.options(
             num_cpus=1 / A_CORE, num_gpus=1 / A_GPU if self.gpus else 0, max_restarts=0,
             scheduling_strategy="SPREAD",
-        ).remote(device, max(1, int(self.cores)), torch.get_float32_matmul_precision())  # fmt: skip
+        ).remote(device, max(1, int(self.cores)), machine.ways())  # fmt: skip
         return RayLine(self.ray, made)
 
 

@@ -33,7 +33,7 @@ from app.nursery import cores
 from app.rays import A_CORE, A_GPU
 from app.remote import Remote
 from app.worker import Worker
-from engines import BadInput
+from engines import BadInput, machine
 
 log = logging.getLogger("playground")
 
@@ -184,9 +184,8 @@ class Room:
             return Line(self.device, cores())
         if self._cluster is not None:
             return self._cluster.line(self.device)
-        precision = torch.get_float32_matmul_precision()
         try:
-            found = nursery.shared().host(self.device, cores(), precision)
+            found = nursery.shared().host(self.device, cores(), machine.ways())
         except OSError:
             log.exception("no process could be made; runs stay in the page's own")
             self.processes = 0

@@ -146,7 +146,7 @@ def throughput(
     """
     experiment = Experiment(ENGINES[engine].opens_on, engine)
     ways = sides(processes or {"a process a core": nursery.cores(), "one each": max(counts)})
-    nursery.shared().host("cpu", nursery.cores(), "highest")[
+    nursery.shared().host("cpu", nursery.cores(), machine.ways())[
         0
     ].close()  # loaded before the clock runs
     one: dict[str, list[float]] = {name: [] for name in ways}

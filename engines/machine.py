@@ -69,17 +69,22 @@ class Arithmetic(NamedTuple):
     """What `calibrate` found.
 
     precision: torch's name for how products of matrices are worked out. speedup: of that way over
-    "highest". error: its largest error over that of "highest", 1 where they are as good.
+    "highest". error: its largest error over that of "highest", 1 where they are as good. small: the
+    faster way for networks whose steps are SMALL.
     """
 
     precision: str
     speedup: float
     error: float
+    small: str = "highest"
 
 
 ENOUGH, TRUE = 1.1, 2.0  # how much faster the other way must be, and how much worse it may be
 LAYERS = ((2, 64), (64, 64), (128, 128))  # of the networks here: rows in, rows out
 ROWS = 512
+SMALL = 1.5e6  # rows of a batch × (units of a layer)², below which the other way may be the faster
+FEW = ((2, 64), (64, 64), (64, 64), (64, 2))  # layers of a network that is small, at FEW_ROWS rows
+FEW_ROWS = 256
 found: Arithmetic | None = None  # by the last calibration of this process
 
 
@@ -91,7 +96,7 @@ def calibrate(seconds: float = 0.15) -> Arithmetic:
     everywhere it takes longer to begin, which small layers feel. So both are timed, in turns, on
     layers as the networks here have them, there and back, and the error is looked at: it is taken
     only where it is faster and as exact. Where there is a GPU nothing is changed, for the same
-    switch would round there, too.
+    switch would round there, too. Small networks are timed on their own: see `suit`.
     """
     global found
     import torch
@@ -100,10 +105,12 @@ def calibrate(seconds: float = 0.15) -> Arithmetic:
         found = None
         return Arithmetic(torch.get_float32_matmul_precision(), 1.0, 1.0)
     rng = torch.Generator().manual_seed(0)
+    sizes = [(ROWS, *layer) for layer in LAYERS] + [(FEW_ROWS, *layer) for layer in FEW]
     pairs = [
-        (torch.randn(ROWS, a, generator=rng), torch.randn(b, a, generator=rng)) for a, b in LAYERS
+        (torch.randn(n, a, generator=rng), torch.randn(b, a, generator=rng)) for n, a, b in sizes
     ]
-    x, w = pairs[-1]
+    usual, few = slice(len(LAYERS)), slice(len(LAYERS), None)
+    x, w = pairs[usual][-1]
     true = x.double() @ w.double().T
     ways = ("highest", "medium")
     best = {way: [math.inf] * len(pairs) for way in ways}
@@ -117,12 +124,39 @@ def calibrate(seconds: float = 0.15) -> Arithmetic:
                 best[way][i] = min(best[way][i], _there_and_back(*pair))
         if time.perf_counter() > end:
             break
-    speedup = sum(best["highest"]) / sum(best["medium"])
+    speedup = sum(best["highest"][usual]) / sum(best["medium"][usual])
+    small = min(ways, key=lambda way: sum(best[way][few]))
     worse = error["medium"] / max(error["highest"], 1e-12)
     good = speedup >= ENOUGH and worse <= TRUE
     torch.set_float32_matmul_precision("medium" if good else "highest")
-    found = Arithmetic("medium", speedup, worse) if good else Arithmetic("highest", 1.0, 1.0)
+    found = Arithmetic("medium", speedup, worse, small) if good else Arithmetic("highest", 1.0, 1.0)
     return found
+
+
+def ways() -> tuple[str, str]:
+    """How products are worked out here, and those of small networks; for `adopt` elsewhere."""
+    import torch
+
+    now = torch.get_float32_matmul_precision()
+    return (now, now) if found is None else (found.precision, found.small)
+
+
+def adopt(precision: str, small: str) -> None:
+    """Work in these ways, which another process has found."""
+    global found
+    import torch
+
+    torch.set_float32_matmul_precision(precision)
+    found = Arithmetic(precision, 1.0, 1.0, small) if precision != small else None
+
+
+def suit(rows: int, units: int) -> None:
+    """From now on work in the way that is the faster for layers of so many units and rows."""
+    if found is not None and found.small != found.precision:
+        import torch
+
+        small = rows * units**2 < SMALL
+        torch.set_float32_matmul_precision(found.small if small else found.precision)
 
 
 def _there_and_back(x: Tensor, w: Tensor) -> float:

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from engines import machine
 from engines.base import ENGINES, Engine
 from engines.experiment import Experiment
 from engines.graphs import Backend, Cuda, Graphs
@@ -132,7 +133,8 @@ class Run:
 
     def quicken(self, native: bool = True) -> None:
         """For live sessions, as often as one likes: every lane trains the fastest way that is ready,
-        the same to rounding: by graphs on a GPU, in native code on a CPU if that is wanted.
+        the same to rounding: by graphs on a GPU, on a CPU with the products of matrices that suit it
+        and in native code, if that is wanted.
 
         `quickened` is what the page says of it, in a few words.
         """
@@ -141,6 +143,8 @@ class Run:
         if self.graphs is not None:
             self.quickened = self.graphs.said
         elif native:
+            machine.suit(*(max(getattr(lane.engine, of, 1000) for lane in self.lanes)
+                           for of in ("batch", "width")))  # fmt: skip
             said = [lane.engine.quicken() for lane in self.lanes]
             self.quickened = ", ".join(dict.fromkeys(filter(None, said)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines import machine
+from engines import Experiment, machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,6 +100,36 @@ def test_the_faster_way_is_left_where_it_rounds(clock, monkeypatch):
     monkeypatch.setattr(machine, "TRUE", 0.0)  # no way is as exact as that
     assert machine.calibrate(seconds=0).precision == "highest"
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("few", [0.5, 2.0])
+def test_small_networks_have_a_way_of_their_own(clock, monkeypatch, few):
+    """oneDNN is twice as fast on the others, and on small ones so many times as slow."""
+    now = torch.get_float32_matmul_precision
+
+    def took(x, w):
+        return (0.5 if len(x) == machine.ROWS else few) if now() == "medium" else 1.0
+
+    monkeypatch.setattr(machine, "_there_and_back", took)
+    monkeypatch.setattr(machine, "TRUE", math.inf)  # wherever it rounds as well
+    found = machine.calibrate(seconds=0)
+    small = "medium" if few < 1 else "highest"
+    assert (found.precision, found.small, now()) == ("medium", small, "medium")
+    assert machine.ways() == ("medium", small)
+    run = Experiment("ring8soft", "gan").start("cpu").train(steps=1)
+    assert now() == "medium", "programs stay as they are"
+    run.quicken()
+    assert now() == small, "256 rows of 64 units"
+    Experiment("ring8soft", "nce").start("cpu").quicken()
+    assert now() == "medium", "512 rows of 128 units"
+    run.quicken(native=False)
+    assert now() == "medium"
+    machine.adopt("highest", "medium")  # as a process does that was told
+    run.quicken()
+    assert now() == "medium"
+    machine.adopt("highest", "highest")
+    run.quicken()
+    assert now() == "highest" and machine.found is None
 
 
 def test_the_true_calibration_is_as_exact(clock, monkeypatch):
