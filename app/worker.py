@@ -22,7 +22,7 @@ from app.crowd import Crowd
 from app.mail import Mail
 from app.pack import Known, pack
 from app.timeline import DENSE, Moment
-from engines import BadInput
+from engines import BadInput, machine
 from engines.pace import SENDING
 
 log = logging.getLogger("playground")
@@ -118,7 +118,8 @@ class Worker(Mail):
         later, is about to show it.
 
         measure: False leaves the metrics as they are, which is much faster; "later" does so, too,
-            and the frame says that they are owed: who has painted it asks again.
+            and the frame says that they are owed: who has painted it asks again. Where many play its
+            pictures are coarse, and come in full with the numbers.
         """
         number = self._asked_last = next(self._asked)
         # one draws, and of those who came meanwhile the newest waits: what it has changed would
@@ -136,7 +137,8 @@ class Worker(Mail):
                     return None
                 if measure is not True:
                     owed = measure == "later"
-                    effort = self._effort() if owed else 1.0
+                    # nothing that stands in full is made coarse
+                    effort = self._effort() if owed and self._drawn != self.run.keys else 1.0
                     return self._frame(fresh=True, measure=False, owed=owed, effort=effort)
                 # before the numbers, which take longer, a look at who waits
                 if self._drawn != self.run.keys:
@@ -391,6 +393,8 @@ class Worker(Mail):
         begin, taken = time.perf_counter(), 0
         if self.pictures:  # a program's run repeats bit by bit
             self.run.quicken(native=self.native)
+        else:
+            machine.settle()
         end = begin + share * (until - begin)
         while not taken or (time.perf_counter() < end and not self._stopping and not self._mail):
             # without a share of the time one step is all

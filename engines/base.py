@@ -232,7 +232,7 @@ class Engine(Knobbed):
             found.append(self.field_log_prob(part))
         return torch.cat(found)
 
-    def cells_pieces(self) -> Pieces[np.ndarray]:
+    def cells_pieces(self) -> Pieces[np.ndarray | Tensor]:
         """Averages of that density over the cells of a picture, (n, n) float32, row 0 at the bottom;
         with less `effort`, of fewer cells."""
         cells, refine, sub = self.field_grid
@@ -305,7 +305,8 @@ class Engine(Knobbed):
         """A generator that stands where `rng` stood at the start."""
         return torch.Generator(self.device).manual_seed(2_000_003 * (self.seed + 1))
 
-    # what share of its full work a picture may take: 1 but where frames stream and it is dear
+    # what share of its full work a picture may take: 1 but where frames stream and it is dear, or
+    # where many wait for a first one
     _effort: ClassVar[float] = 1.0
 
     @property

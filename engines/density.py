@@ -55,7 +55,8 @@ class ModelDensity:
         effort that the engine has now."""
         self._asked = begin = time.perf_counter()
         full = round(-math.log2(self.engine.effort))
-        if self.values is None or (fresh and (key, full) != self._key):
+        stale = self._key is None or self._key[0] != key or self._key[1] > full
+        if self.values is None or (fresh and stale):
             rung, self._job, self._begun = full if fresh else self.ladder.rung, None, begin
             with self.engine.easy(0.5**rung):
                 self._take((key, rung), self.engine, finish(self._pieces(self.engine)))

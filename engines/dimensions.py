@@ -292,6 +292,6 @@ class Dimensions(Engine):
 
     def _draw_other(self, other: str) -> list[Mark]:
         data = data_points(self, 600, 0.35)
-        data.xy = np.ascontiguousarray(data.xy[:, :2])
+        data.xy = data.xy[:, :2]
         xy = np.ascontiguousarray(numpy(self.draw(other, 1000))[:, :2])
         return [data, Points(xy, "generator", label=f"samples of the {other}")]

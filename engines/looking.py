@@ -2,7 +2,8 @@
 
 While frames stream, pictures, the density and numbers each have a share of the wall time. What is
 due longest comes first; what is dear is made in pieces, with less effort, or more seldom, so that
-no frame is late and training keeps the most of the machine. A fresh frame has everything in full.
+no frame is late and training keeps the most of the machine. A fresh frame has everything in full,
+unless less effort is asked for.
 """
 
 from __future__ import annotations

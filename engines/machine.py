@@ -150,6 +150,14 @@ def adopt(precision: str, small: str) -> None:
     found = Arithmetic(precision, 1.0, 1.0, small) if precision != small else None
 
 
+def settle() -> None:
+    """From now on work in the way that programs do, whoever comes along."""
+    if found is not None:
+        import torch
+
+        torch.set_float32_matmul_precision(found.precision)
+
+
 def suit(rows: int, units: int) -> None:
     """From now on work in the way that is the faster for layers of so many units and rows."""
     if found is not None and found.small != found.precision:

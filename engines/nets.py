@@ -56,7 +56,7 @@ class Adam(torch.optim.Adam):
     _known: list[tuple[dict, list[list[torch.Tensor]], torch.Tensor]] | None = None
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        if closure is not None or (known := self._known or self._find()) is None:
+        if closure is not None or (known := (self.state and self._known) or self._find()) is None:
             super().step(closure)
             return
         every = [[p.grad for p in parts] for _, (parts, *_), _ in known]

@@ -208,7 +208,7 @@ def _vectors(lane: Lane) -> list[Panel]:
     box, about = engine.pool.dataset.extent, f"the first two of {engine.pool.dim} coordinates"
 
     def first(points: Points) -> Points:
-        points.xy = np.ascontiguousarray(points.xy[:, :2])
+        points.xy = points.xy[:, :2]
         return points
 
     def model() -> list[Mark]:

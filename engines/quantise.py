@@ -1,8 +1,8 @@
 """Arrays of marks as the few bits that a screen can show, worked out where the numbers are.
 
 What the codes mean is said in app/pack.py, which puts them into a frame. A mark's array is a numpy
-array, or a tensor on a GPU: there it is turned into codes on the device, so that a quarter of the
-bytes or fewer leave it, through pinned memory.
+array, or a tensor on a GPU: there it is turned into codes on the device, so that a field is a quarter
+of its bytes and places half of theirs, which leave it through pinned memory.
 """
 
 from __future__ import annotations

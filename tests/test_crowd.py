@@ -70,6 +70,12 @@ def test_who_fails_in_its_turn_holds_nobody_up():
 
 
 def test_where_many_play_the_first_picture_is_coarse_and_the_one_with_numbers_is_not(small):
+    def density(frame: dict) -> tuple[tuple[int, ...], str]:
+        panel = next(p for p in frame["panels"] if p["id"] == "model")
+        return next(m for m in panel["marks"] if m["type"] == "Heat")["values"].shape, panel[
+            "subtitle"
+        ]
+
     def pictures(others: int) -> list[dict]:
         crowd, blocks = Crowd(cores=1), {}
         session = Session("cpu", 30, crowd)
@@ -78,13 +84,10 @@ def test_where_many_play_the_first_picture_is_coarse_and_the_one_with_numbers_is
             for _ in range(others):
                 stack.enter_context(crowd.member())
             first = unpack(session.open(Experiment("moons", "flow_matching")), blocks)
-            return [first, unpack(session.worker.redraw(), blocks)]
-
-    def density(frame: dict) -> tuple[tuple[int, ...], str]:
-        panel = next(p for p in frame["panels"] if p["id"] == "model")
-        return next(m for m in panel["marks"] if m["type"] == "Heat")["values"].shape, panel[
-            "subtitle"
-        ]
+            full = unpack(session.worker.redraw(), blocks)
+            # what stands in full is not made coarse for a sentence
+            assert density(unpack(session.refuse("No."), blocks)) == density(full)
+            return [first, full]
 
     first, second = pictures(others=4)
     alone, again = pictures(others=1)

@@ -209,3 +209,26 @@ def test_every_engine_trains_on_a_gpu(engine, dataset):
     saved = half.checkpoint()
     again = Experiment(dataset, engine).start("cuda").restore(saved).train(steps=10)
     assert equal(weights(run), weights(again))
+
+
+@pytest.mark.parametrize(
+    ("engine", "kept"),
+    [
+        ("energy", "quadrature"),
+        ("nce", "implied"),
+        pytest.param("score", "course", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("averaged", [True, False])
+def test_what_is_kept_of_the_weights_is_made_anew_after_a_step(engine, kept, averaged):
+    """Fused Adam moves weights without counting their versions."""
+    run = start(engine, knobs={"averaged": averaged}).train(steps=2)
+
+    @torch.no_grad()
+    def now() -> object:
+        return getattr(run.engine, kept)()
+
+    before = now()
+    assert now() is before
+    run.train(steps=1)
+    assert now() is not before

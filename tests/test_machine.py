@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.worker import Worker
 from engines import Experiment, machine
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +125,10 @@ def test_small_networks_have_a_way_of_their_own(clock, monkeypatch, few):
     assert now() == "medium", "512 rows of 128 units"
     run.quicken(native=False)
     assert now() == "medium"
+    run.quicken()
+    worker = Worker("cpu", pictures=False)  # of a program, in a process with others
+    worker.post(open=Experiment("ring8soft", "gan").to_json())
+    assert list(worker.train(2, 10.0)) and now() == "medium", "whoever came before"
     machine.adopt("highest", "medium")  # as a process does that was told
     run.quicken()
     assert now() == "medium"

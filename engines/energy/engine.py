@@ -287,8 +287,9 @@ class EnergyBased(Engine):
     def prepared(self) -> Pieces[None]:
         if not self.has_density:
             raise NotImplementedError("Above two dimensions an energy has no density to show.")
+        # versions count changes in place, but not those by fused Adam, of which steps tell
         weights = tuple((id(p), p._version) for p in self.shown.parameters())
-        key = (weights, self.temperature)
+        key = (self.step_count, weights, self.temperature)
         if self._quadrature_key != key:
             t = self.temperature
             log_f = lambda x: -self.energy(x) / t  # noqa: E731

@@ -158,7 +158,7 @@ class FieldModel(Engine):
     def field_pieces(self, x: Tensor) -> Pieces[Tensor]:
         return (yield from self.density_pieces(x, self.steps_shown))
 
-    def cells_pieces(self) -> Pieces[np.ndarray]:
+    def cells_pieces(self) -> Pieces[np.ndarray | Tensor]:
         # no slopes are needed: the corners of the cells are carried along
         cells, refine, sub = self.field_grid
         n, refine = round(cells * self.effort ** (1 / 3) / 2) * 2, refine * self.effort ** (2 / 3)

@@ -223,8 +223,8 @@ class NCE(Engine):
         return self._implied[1]
 
     def prepared(self) -> Pieces[None]:
-        # versions count changes in place
-        key = tuple((id(p), p._version) for p in self.shown.parameters())
+        # versions count changes in place, but not those by fused Adam, of which steps tell
+        key = self.step_count, *((id(p), p._version) for p in self.shown.parameters())
         if self._implied is None or self._implied[0] != key:
             self._implied = (key, (yield from Implied.made(self._grid, self.log_ratio)))
 

@@ -254,8 +254,14 @@ class ScoreMatching(FieldModel):
 
     def course_pieces(self) -> Pieces[Trace]:
         """`course`, a move at a time."""
+        # versions count changes in place, but not those by fused Adam, of which steps tell
         shown = tuple((id(p), p._version) for p in self.shown.parameters())
-        key = (shown, self.effort, tuple(getattr(self, name) for name in self.knobs))
+        key = (
+            self.step_count,
+            shown,
+            self.effort,
+            tuple(getattr(self, name) for name in self.knobs),
+        )
         if self._course_key != key:
             dear = self.moves * (2 if self.metropolis else 1)
             n = self.some(min(self.chains, max(50, self.ROWS // dear)), 48)

@@ -163,7 +163,7 @@ def plane(engine: VAE) -> list[Panel]:
 
     def data() -> Points:
         points = data_points(engine, 600, 0.35)
-        points.xy = np.ascontiguousarray(points.xy[:, :2])
+        points.xy = points.xy[:, :2]
         return points
 
     def warped() -> list[Mark]:
