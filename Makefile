@@ -19,15 +19,17 @@ run: $(VENV)/.run
 	$(PY) app.py
 
 # Two processes for what computes, each with one half of the tests in their order: neighbours often
-# share what is dear. The browser keeps time, and leaves half of a core idle: the presets train on
-# what it leaves, which is all that `nice` gives them.
+# share what is dear. The browser keeps time, and leaves half of a core idle and more: what only
+# computes, and the presets, train on what it leaves, which is all that `nice` gives them.
+BESIDE := tests/test_presets.py $(wildcard tests/test_engines*.py tests/test_gan*.py tests/test_flow*.py)
+
 test: $(VENV)/.dev browser lint
-	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser --ignore tests/test_presets.py
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser $(BESIDE:%=--ignore %)
 	@mkdir -p tests/out; \
-	nice -n 19 $(PY) -m pytest -n 2 --dist worksteal tests/test_presets.py >tests/out/presets.txt 2>&1 & \
-	presets=$$!; trap "kill $$presets" INT TERM; \
+	nice -n 19 $(PY) -m pytest -n 2 --dist worksteal $(BESIDE) >tests/out/beside.txt 2>&1 & \
+	beside=$$!; trap "kill $$beside" INT TERM; \
 	$(PY) -m pytest tests/browser; browser=$$?; \
-	wait $$presets; presets=$$?; cat tests/out/presets.txt; exit $$((browser || presets))
+	wait $$beside; beside=$$?; cat tests/out/beside.txt; exit $$((browser || beside))
 
 check: $(VENV)/.dev lint
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m "not slow and not gpu"
