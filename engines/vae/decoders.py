@@ -98,11 +98,11 @@ class Levels(nn.Module):
         wide = 1 / scale
         off = (x - centre) * wide
         # S(a) − S(b) = S(a) S(−b) (1 − exp(b − a)); at an end only one of the three is left
-        first, last = x <= 0, x >= self.levels - 1
-        # `where` and not `masked_fill`, which takes ten times as long on a CPU
-        up = torch.where(last, 0.0, F.logsigmoid(off + 0.5 * wide))
-        down = torch.where(first, 0.0, F.logsigmoid(0.5 * wide - off))
-        between = torch.where(first | last, 0.0, torch.log(-torch.expm1(-wide)))
+        # a product with 0 or 1: `where` takes three times as long there and back, `masked_fill` ten
+        below, above = (x > 0).to(off.dtype), (x < self.levels - 1).to(off.dtype)
+        up = above * F.logsigmoid(off + 0.5 * wide)
+        down = below * F.logsigmoid(0.5 * wide - off)
+        between = below * above * torch.log(-torch.expm1(-wide))
         return up + down + between
 
     def probabilities(self, told: Tensor) -> Tensor:
