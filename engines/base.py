@@ -233,14 +233,16 @@ class Engine(Knobbed):
         return torch.cat(found)
 
     def cells_pieces(self) -> Pieces[np.ndarray | Tensor]:
-        """Averages of that density over the cells of a picture, (n, n) float32, row 0 at the bottom;
-        with less `effort`, of fewer cells."""
-        cells, refine, sub = self.field_grid
-        n, refine = round(cells * self.effort ** (1 / 3) / 4) * 4, refine * self.effort ** (2 / 3)
+        """Averages of that density over the cells of a picture, (n, n) float32, row 0 at the bottom."""
         box = self.pool.dataset.extent
-        return (
-            yield from cell_averages(self.field_pieces, box, n, round(refine), sub, self.device)
-        )
+        return (yield from cell_averages(self.field_pieces, box, *self.cells_shown, self.device))
+
+    @property
+    def cells_shown(self) -> tuple[int, int, int]:
+        """`field_grid`, with less `effort` of fewer cells."""
+        cells, refine, sub = self.field_grid
+        n = round(cells * self.effort ** (1 / 3) / 2) * 2
+        return n, round(refine * self.effort ** (2 / 3)), sub
 
     def field_told(self) -> Pieces[str]:
         """What is coarser in such a picture than at rest, beside its cells, and by how much it is

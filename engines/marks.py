@@ -1,8 +1,8 @@
 """The small closed alphabet that every picture is spelled in.
 
 A Panel has a title, axes and marks; a mark is a dataclass of numpy arrays, or of what a GPU has
-made of its tensors (engines/quantise.py). Engines say
-*what* to show; only the view (app/pack.py, assets/live/) knows how one is drawn.
+made of its tensors (engines/quantise.py). Engines say *what* to show; only the view (app/pack.py,
+assets/live/) knows how one is drawn.
 
 Roles carry the colour, and one colour means one thing on every tab:
 data, model, density, generator, discriminator, score, noise, lost, truth, plain.

@@ -164,6 +164,6 @@ def test_a_frame_on_the_second_stream_is_the_frame(name):
     for a, b in zip(one.panels, other.panels, strict=True):
         for x, y in zip(a.marks, b.marks, strict=True):
             for key in vars(x):
-                one, other = numbers(vars(x)[key]), numbers(vars(y)[key])
-                if one is not None and one.dtype.kind == "f":
-                    np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2, equal_nan=True)
+                have, want = numbers(vars(y)[key]), numbers(vars(x)[key])
+                if want is not None and want.dtype.kind == "f":
+                    np.testing.assert_allclose(have, want, rtol=1e-2, atol=1e-2, equal_nan=True)

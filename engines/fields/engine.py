@@ -160,8 +160,6 @@ class FieldModel(Engine):
 
     def cells_pieces(self) -> Pieces[np.ndarray | Tensor]:
         # no slopes are needed: the corners of the cells are carried along
-        cells, refine, sub = self.field_grid
-        n, refine = round(cells * self.effort ** (1 / 3) / 2) * 2, refine * self.effort ** (2 / 3)
         box, times = self.pool.dataset.extent, self.times(self.steps_shown)
 
         def carry(x: Tensor) -> Pieces[Tensor]:
@@ -171,9 +169,7 @@ class FieldModel(Engine):
             return torch.cat(there)
 
         return (
-            yield from carried_averages(
-                carry, self.log_base, box, n, round(refine), sub, self.device
-            )
+            yield from carried_averages(carry, self.log_base, box, *self.cells_shown, self.device)
         )
 
     def field_told(self) -> Pieces[str]:
