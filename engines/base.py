@@ -105,9 +105,8 @@ class Engine(Knobbed):
     pool: Pool
     step_count: int
     fed_at: int  # the step at which the present data came; 0 unless others were fed
-    _on_device: Mapping[str, Tensor] | None = (
-        None  # while a step is captured: where those numbers lie
-    )
+    # `live_numbers` of a step under way; while it is captured, their places on the device
+    _numbers: Mapping[str, float | Tensor] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -296,7 +295,15 @@ class Engine(Knobbed):
 
     def number(self, name: str) -> float | Tensor:
         """One of `live_numbers`: a float, or within a captured step its place on the device, 0-d."""
-        return self.live_numbers()[name] if self._on_device is None else self._on_device[name]
+        return (self.live_numbers() if self._numbers is None else self._numbers)[name]
+
+    def train_step(self) -> dict[str, Tensor]:
+        """A `step` that works its `live_numbers` out once, however often it asks for them."""
+        self._numbers = self.live_numbers()
+        try:
+            return self.step()
+        finally:
+            self._numbers = None
 
     @property
     def age(self) -> int:

@@ -203,7 +203,7 @@ class Steps:
     def _eagerly(self, n: int) -> Rows:
         out = []
         for _ in range(n):
-            losses = self.engine.step()
+            losses = self.engine.train_step()
             self.engine.step_count += 1
             out.append((self.engine.step_count, losses))
         return out
@@ -252,14 +252,14 @@ class Graph:
         engine, out = self.engine, []
         self.counts = []
         for row in self.table:
-            engine._on_device = dict(zip(self.names, row.unbind(), strict=False))
+            engine._numbers = dict(zip(self.names, row.unbind(), strict=False))
             before = plain(engine)
             losses = engine.step()
             self.losses = list(losses)
             self.counts.append(counted(before, plain(engine)))
             engine.step_count += 1
             out.append(torch.stack([losses[name] for name in self.losses]))
-        engine._on_device = None
+        engine._numbers = None
         return torch.stack(out)
 
     def _check(self, before: dict[str, Any], places: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ from engines.data.base import Dataset
 from engines.gan import LOSSES, squared_slope
 from engines.knobs import knob
 from engines.marks import Metric, Panel
-from engines.nets import linear
+from engines.nets import Layers, linear
 
 
 class Perceptron(nn.Module):
@@ -43,7 +43,7 @@ class Perceptron(nn.Module):
         parts: list[nn.Module] = []
         for i in range(layers):
             parts += [linear(width if i else n_in, width, rng, gain), nn.LeakyReLU(self.SLOPE)]
-        self.body = nn.Sequential(*parts)
+        self.body = Layers(*parts)
         self.head = linear(width if layers else n_in, n_out, rng)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class Run:
         else:
             self.step += 1
             for lane in self.lanes:
-                losses = lane.engine.step()
+                losses = lane.engine.train_step()
                 lane.engine.step_count = self.step
                 lane.pending.append((self.step, losses))
             self.pool.turn(self.step)

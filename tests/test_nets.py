@@ -43,6 +43,19 @@ def test_best_weights_travel_in_a_state_dict():
     assert float(other.loss) == 0.5 and int(other.step) == 7
 
 
+def test_layers_are_a_sequence_of_modules_bit_for_bit():
+    net = nets.mlp([3, 16, 16, 2], torch.Generator().manual_seed(0))
+    plain, x = torch.nn.Sequential(*net), torch.randn(50, 3)
+    assert torch.equal(net(x), plain(x))
+    mine = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    theirs = torch.autograd.grad(plain(x).square().sum(), list(plain.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert list(net.state_dict()) == list(plain.state_dict())
+    other = {name: p + 1 for name, p in net.state_dict().items()}
+    called = [torch.func.functional_call(each, other, (x,)) for each in (net, plain)]
+    assert torch.equal(*called) and not torch.equal(called[0], net(x))
+
+
 def test_waves_are_sines_beside_their_input():
     waves = nets.Waves(2, 8, 3.0, generator())
     x = torch.randn(5, 2, generator=generator(1))

@@ -212,3 +212,42 @@ def test_saved_across_a_change_of_rows_it_goes_on_bit_for_bit():
     wrong = run().restore(saved)
     wrong.pool._rows, wrong.pool.fresh = None, lambda block: wrong.pool.train
     assert weights(wrong.train(steps=10)) != want
+
+
+def test_live_numbers_are_worked_out_once_a_step(monkeypatch):
+    a, b = (Experiment("ring8", "gan", 0).start("cpu") for _ in range(2))
+    kind, asked = type(a.engine), []
+    first = kind.live_numbers
+    monkeypatch.setattr(
+        kind, "live_numbers", lambda self: asked.append(self.step_count) or first(self)
+    )
+    a.train(steps=3)
+    assert asked == [0, 1, 2]
+    a.set("d_lr", 1e-3), b.set("d_lr", 1e-3)  # a dial counts from the next step on
+    for run in (a, b):
+        run.engine.number("d_lr")
+        assert run.engine.number("d_lr") == 1e-3
+    monkeypatch.undo()
+    # the same as steps that ask anew each time
+    monkeypatch.setattr(kind, "train_step", kind.step)
+    b = Experiment("ring8", "gan", 0).start("cpu").train(steps=3)
+    b.set("d_lr", 1e-3)
+    b.train(steps=3)
+    monkeypatch.undo()
+    a.train(steps=3)
+    mine, theirs = (run.engine.generator.state_dict() for run in (a, b))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_step_that_fails_leaves_its_numbers_to_the_next(monkeypatch):
+    run = Experiment("ring8", "gan", 0).start("cpu").train(steps=1)
+
+    def fails(self):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(run.engine), "step", fails)
+        with pytest.raises(RuntimeError):
+            run.engine.train_step()
+    run.set("d_lr", 1e-3)
+    assert run.engine.number("d_lr") == 1e-3

@@ -9,7 +9,9 @@ import math
 import pytest
 import torch
 from scipy import stats
+from torch.autograd import gradcheck
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.nn import functional as F
 
 from engines import Experiment
 from engines.cells import centres
@@ -63,7 +65,8 @@ def test_kl_to_the_prior_is_that_of_a_reference_library():
     one = kl_divergence(Normal(r.mean, r.variance().sqrt()), Normal(0.0, 1.0))
     assert torch.allclose(each, one, atol=1e-12) and (together > 0).all()
     plain = Posterior(r.mean, r.log_scale, None)
-    assert plain.kl()[1].abs().max() < 1e-12
+    alone = kl_divergence(Normal(r.mean, r.log_scale.exp()), Normal(0.0, 1.0))
+    assert torch.allclose(plain.kl()[0], alone, atol=1e-12) and not plain.kl()[1].any()
     # wrong twins: the other direction, and the latents as if they were independent
     assert not torch.allclose(kl_divergence(prior, reference(r)), exact, atol=0.1)
     assert not torch.allclose(each.sum(1), exact, atol=0.01)
@@ -310,6 +313,45 @@ def test_rounded_logistics_sum_to_one_and_are_scipys(kind):
     draws = head.sample(told[:1].expand(20_000, -1), torch.Generator().manual_seed(0))
     assert torch.allclose(draws.mean(0), head.mean(told[:1])[0], atol=0.15)
     assert draws.min() >= 0 and draws.max() <= 16 and torch.equal(draws, draws.round())
+
+
+@pytest.mark.parametrize("kind", ["of z", "learnt"])
+def test_the_slope_of_rounded_logistics_is_that_of_their_values(kind):
+    head = Levels(5, 17, 6.0, kind, -0.5, torch.device("cpu")).double()
+    told = (0.8 * noise(N, head.size, seed=1)).requires_grad_()
+    rows = noise(N, 5, seed=2).mul(6).add(8).round().clamp(0, 16)
+    assert {0.0, 16.0} < set(rows.unique().tolist())
+    sigma = head.log_sigma
+    assert gradcheck(lambda told, _: head.log_prob(told, rows), (told, sigma), atol=1e-8)
+
+    def plain(told, mask_ends=True):
+        wide = 1 / head.scale(told)
+        off = (rows - head.centre(told)) * wide
+        first, last = (rows <= 0) & mask_ends, (rows >= 16) & mask_ends
+        up = F.logsigmoid(off + wide / 2).masked_fill(last, 0.0)
+        down = F.logsigmoid(wide / 2 - off).masked_fill(first, 0.0)
+        return (up + down + torch.log(-torch.expm1(-wide)).masked_fill(first | last, 0.0)).sum(1)
+
+    def slopes(of):
+        return torch.autograd.grad(of(told).sum(), (told, sigma))
+
+    mine, true, wrong = slopes(lambda t: head.log_prob(t, rows)), slopes(plain), slopes(
+        lambda t: plain(t, False)
+    )  # fmt: skip
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, true, strict=True))
+    assert not torch.allclose(mine[0], wrong[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("far", [1.0, 1e3])
+def test_rounded_logistics_stay_finite_far_out_and_in_float32(far):
+    head = Levels(3, 17, 6.0, "of z", 0.0, torch.device("cpu"))
+    told = torch.tensor([[-far, 0.0, far, -9.0, 0.0, 5.0]]).repeat(17, 1).requires_grad_()
+    rows = torch.arange(17.0)[:, None].expand(17, 3).contiguous()
+    value = head.log_prob(told, rows)
+    (slope,) = torch.autograd.grad(value.sum(), told)
+    assert value.isfinite().all() and slope.isfinite().all()
+    exact = copy.deepcopy(head).double().log_prob(told.double(), rows.double())
+    assert torch.allclose(value.double(), exact, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- training

@@ -22,7 +22,7 @@ from engines.gan.players import Sight
 from engines.gan.unroll import look_ahead
 from engines.knobs import Above, action, knob
 from engines.marks import Metric, Panel
-from engines.nets import mlp, put
+from engines.nets import Layers, mlp, put
 
 Critic = Callable[[Tensor], Tensor]  # standardised rows (N, dim) → (N/pack,)
 COMPANIES = 4  # packs over which D's view of a single point is averaged
@@ -151,7 +151,7 @@ class GAN(Averaged):
         waves = self.waves if self.dim <= 2 else 0
         sight = Sight(self.dim, self.pack, waves, self.FINEST, rng)
         judge = mlp([sight.size, *hidden, 1], rng, gain=math.sqrt(3))
-        return generator, nn.Sequential(sight, *judge)
+        return generator, Layers(sight, *judge)
 
     def start(self, pool: Pool) -> None:
         super().start(pool)

@@ -74,9 +74,12 @@ class Posterior(NamedTuple):
         0 for independent latents.
         """
         variance = self.variance()
-        each = 0.5 * (self.mean.square() + variance - 1 - variance.log())
-        together = 0.5 * variance.log().sum(1) - self.log_scale.sum(1)
-        return each, together
+        if self.lower is None:
+            each = 0.5 * (self.mean.square() + variance - 1) - self.log_scale
+            return each, each.new_zeros(len(each))
+        log_variance = variance.log()
+        each = 0.5 * (self.mean.square() + variance - 1 - log_variance)
+        return each, 0.5 * log_variance.sum(1) - self.log_scale.sum(1)
 
 
 def log_prior(z: Tensor) -> Tensor:

@@ -251,13 +251,14 @@ class VAE(Engine):
             loss, bound = -importance_bound(tempered).mean(), importance_bound(log_w).mean()
         else:
             rate = freed(each, self.number("free_bits")) + together.mean()
-            loss = beta * rate - log_lik.mean()
-            bound = log_lik.mean() - (each.sum(1) + together).mean()
+            likely = log_lik.mean()
+            loss, bound = beta * rate - likely, None
         with torch.no_grad():
+            likely, kl = log_lik.mean() if k > 1 else likely, each.sum() / n + together.mean()
             return loss, {
-                "−bound": -(bound + self.shift),
-                "reconstruction": -(log_lik.mean() + self.shift),
-                "KL": (each.sum(1) + together).mean(),
+                "−bound": -((likely - kl if bound is None else bound) + self.shift),
+                "reconstruction": -(likely + self.shift),
+                "KL": kl,
             }
 
     @property
