@@ -191,7 +191,8 @@ class GAN(Averaged):
             fake = self.generate(self.generator, self.rows, self.rng)
         mix = self.mixing(self.rng)
         loss, penalty = self.discriminator_loss(self.logits, real, fake, mix)
-        self._descend(self.d_adam, self.discriminator, loss + penalty, self.number("d_lr"))
+        total = loss + penalty if isinstance(penalty, Tensor) else loss
+        self._descend(self.d_adam, self.discriminator, total, self.number("d_lr"))
         if (bound := self.bound) is not None:
             with torch.no_grad():
                 for p in self.discriminator.parameters():

@@ -18,12 +18,12 @@ def value(real: Tensor, fake: Tensor) -> Tensor:
 
     At the best D for a given G it is −log 4 + 2 JSD(p, q); Goodfellow et al. 2014, eq. 1.
     """
-    return -softplus(-real).mean() - softplus(fake).mean()
+    return -cross_entropy(real, fake)
 
 
 def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     """The discriminator's loss: −V, the cross-entropy of telling data from samples."""
-    return -value(real, fake)
+    return softplus(-real).mean() + softplus(fake).mean()
 
 
 def minimax(fake: Tensor) -> Tensor:
