@@ -305,10 +305,11 @@ def build(device: str | None = None, fps: float = FPS, room: Room | None = None)
             if session is None or not isinstance(given.get("seq"), int):
                 return gr.skip()
             session.worker.hear(given["seq"], bool(given.get("missing")))
-            # a paused run draws nothing by itself: send again what the browser lacks, and the
-            # numbers that the painted frame did not wait for
-            asked = given.get("missing") or given.get("owed")
-            again = session.worker.redraw() if asked else None
+            # a paused run draws nothing by itself: send again what the browser lacks, and what the
+            # painted frame did not wait for
+            again = None
+            if given.get("missing") or given.get("owed"):
+                again = session.worker.redraw(True if given.get("missing") else "owed")
             return gr.skip() if again is None else again
 
         def on_view(event: gr.EventData, request: gr.Request) -> Any:

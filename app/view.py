@@ -76,7 +76,7 @@ class LiveView(gr.HTML):
 
         ack   seq of a frame that was *painted*; hidden=True when nobody can see the view;
                 missing=True when a frame was lost: call `Known.clear()` and send another one;
-              owed=True when it said that its numbers come later: measure, and send another.
+              owed=True when it said that more comes later: send what `Worker.redraw("owed")` gives.
         view  hidden: ids of the panels that the visitor has put away.
         branch  step: go on from the kept moment nearest to it.
         act   name and args of an action: {x, y, index} when a handle is dragged.

@@ -28,7 +28,7 @@ from engines.pace import SENDING
 log = logging.getLogger("playground")
 
 Item = tuple[str | None, bytes | None]  # frame, checkpoint
-Measure = bool | Literal["later"]
+Measure = bool | Literal["later", "owed"]
 
 WINDOW = 10  # frames that may be under way unpainted: the queue itself has no back-pressure
 CHECKPOINT_EVERY = 1.8  # seconds; with a frame in between at most two; more often at first
@@ -118,8 +118,8 @@ class Worker(Mail):
         later, is about to show it.
 
         measure: False leaves the metrics as they are, which is much faster; "later" does so, too,
-            and the frame says that they are owed: who has painted it asks again. Where many play its
-            pictures are coarse, and come in full with the numbers.
+            and the frame says that they are owed: who has painted it asks again, for what is
+            "owed". Where many play its pictures are coarse: then first come those in full.
         """
         number = self._asked_last = next(self._asked)
         # one draws, and of those who came meanwhile the newest waits: what it has changed would
@@ -135,13 +135,13 @@ class Worker(Mail):
                 self._read_mail()
                 if self.run is None or not self.pictures:
                     return None
-                if measure is not True:
-                    owed = measure == "later"
+                stands = self._drawn == self.run.keys
+                if measure is False or measure == "later" or (measure == "owed" and not stands):
                     # nothing that stands in full is made coarse
-                    effort = self._effort() if owed and self._drawn != self.run.keys else 1.0
-                    return self._frame(fresh=True, measure=False, owed=owed, effort=effort)
+                    effort = self._effort() if measure == "later" and not stands else 1.0
+                    return self._frame(fresh=True, measure=False, owed=measure, effort=effort)
                 # before the numbers, which take longer, a look at who waits
-                if self._drawn != self.run.keys:
+                if not stands:
                     self.run.frame(fresh=True, hidden=self._hidden, measure=False)
                 measure = number == self._asked_last
                 return self._frame(fresh=True, measure=measure, settled=True, owed=not measure)
@@ -417,7 +417,7 @@ class Worker(Mail):
         measure: bool = True,
         settled: bool = False,
         ahead: int = 0,
-        owed: bool = False,
+        owed: Measure = False,
         effort: float = 1.0,
     ) -> str:
         # what a picture at rest takes to draw is no time played
@@ -435,7 +435,7 @@ class Worker(Mail):
         }
         extra = {**self.extra, "playing": playing, "lanes": lanes, "timeline": timeline}
         extra["native"] = self.run.quickened
-        extra["owed"] = owed and not self.run.diverged  # else it measures nothing more
+        extra["owed"] = bool(owed) and not self.run.diverged  # else it measures nothing more
         extra["notice"] = bool(frame.note) and frame.note == self._notice
         if self._watch is not None and self._watch.fits(self.run.experiment):
             extra["preset"] = {

@@ -269,7 +269,7 @@
       clearTimeout(this.ackTimer);
       this.ackTimer = this.sinceAck = 0;
       this.ackedAt = performance.now();
-      const owed = this.owed; // numbers that this frame did not wait for: asked for once
+      const owed = this.owed; // what this frame did not wait for: asked for once
       this.owed = false;
       this.send("ack", { seq: this.paintedSeq, ...(owed ? { owed } : {}) });
     }
