@@ -15,6 +15,8 @@ import torch
 from scipy import integrate, optimize, stats
 from sklearn.datasets import make_moons, make_swiss_roll
 
+from engines import cells
+from engines.data.exact import NoisyBoxes
 from engines.data.plane import _near_spirals
 from tests.planes import NOISED, draw, entropy_gap, make
 
@@ -248,3 +250,21 @@ def test_noise_alone_and_next_to_none(name):
     assert torch.allclose(twice, dataset.log_prob(x) - math.log(4), atol=1e-3)
     with pytest.raises(ValueError, match="σ ≥ 0"):
         dataset.noised(1.0, -0.1)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0])
+def test_boxes_on_a_grid_are_those_of_scattered_points(sigma, monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    centres = 8 * torch.rand(40, 2, generator=rng) - 4
+    boxes = NoisyBoxes(centres, 0.1, sigma, torch.rand(40, generator=rng).softmax(0))
+    # beyond the boxes, too: there the sum underflows with little noise
+    grid = cells.centres((-9.0, 9.0, -6.0, 6.0), 24).double()
+    mixed = grid[torch.randperm(len(grid), generator=rng)[:400]]
+    found = [(boxes.log_prob(x), boxes.score(x)) for x in (grid, mixed, grid[:0])]
+    crossed = boxes._crossed(grid)
+    assert crossed is not None and bool(crossed[0].isinf().any()) == (sigma < 0.1)
+    assert boxes._crossed(torch.randn(400, 2, generator=rng).double()) is None
+    monkeypatch.setattr(NoisyBoxes, "_crossed", lambda self, x: None)
+    for (log_p, score), x in zip(found, (grid, mixed, grid[:0]), strict=True):
+        assert torch.allclose(log_p, boxes.log_prob(x), rtol=1e-12, atol=1e-11)
+        assert torch.allclose(score, boxes.score(x), rtol=1e-9, atol=1e-9)

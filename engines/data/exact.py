@@ -17,6 +17,7 @@ from torch import Tensor
 
 TILE = 2**18  # numbers in one tile of (points × nodes): 2 MB, so it stays in the cache
 LOG_2PI = math.log(2 * math.pi)
+LEAST = 1e-260  # below it a sum of float64 has lost some of its parts
 
 
 def tiles(x: Tensor, nodes: int) -> Iterator[Tensor]:
@@ -148,13 +149,48 @@ class NoisyBoxes:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, (N, 2) → (N,)."""
-        out = [torch.logsumexp(parts, 1) for parts, _ in self._parts(x)]
-        return (torch.cat(out) if out else x.new_zeros(0)).to(x.dtype)
+        return self._at(x, 0, lambda parts, _: torch.logsumexp(parts, 1))
 
     def score(self, x: Tensor) -> Tensor:
         """∇ log-density, (N, 2) → (N, 2)."""
-        out = [(parts.softmax(1)[:, :, None] * slope).sum(1) for parts, slope in self._parts(x)]
-        return (torch.cat(out) if out else torch.zeros_like(x)).to(x.dtype)
+        return self._at(x, 1, lambda parts, slope: (parts.softmax(1)[:, :, None] * slope).sum(1))
+
+    def _at(self, x: Tensor, which: int, sum_up: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        found = self._crossed(x.double())
+        if found is None:
+            return torch.cat([sum_up(*each) for each in self._parts(x)]).to(x.dtype)
+        far, out = found[0].isinf(), found[which].to(x.dtype)
+        out[far] = torch.cat([sum_up(*each) for each in self._parts(x[far])]).to(x.dtype)
+        return out
+
+    def _crossed(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """log p (N,) and ∇ log p (N, 2) where x lies on crossings of few lines, as a grid does;
+        else None.
+
+        A smeared box is a product b(x₁) b(x₂): b is worked out once a line, and
+
+            p = Σₖ wₖ bₖ(x₁) bₖ(x₂),   ∂₁p = Σₖ wₖ bₖ′(x₁) bₖ(x₂)
+
+        are products of matrices. Where they underflow, log p is −∞.
+        """
+        if x.requires_grad:
+            return None
+        lines, at = zip(*(column.unique(return_inverse=True) for column in x.T), strict=True)
+        few = math.prod(len(u) for u in lines) <= 2 * len(x)
+        if not few or max(len(u) for u in lines) * len(self.centres) > TILE:
+            return None
+        kernels, slopes, tops = [], [], []
+        weights = (self.log_weights.to(x.device), 0.0)
+        for u, own, weight in zip(lines, self.centres.T.to(x.device), weights, strict=True):
+            log_b, slope = box_kernel(u[:, None] - own, self.half, self.sigma)
+            log_b = log_b + weight
+            tops.append(log_b.amax(1))
+            kernels.append(torch.exp(log_b - tops[-1][:, None]))
+            slopes.append(slope)
+        (b1, b2), (s1, s2) = kernels, slopes
+        p, p1, p2 = (m[at] for m in (b1 @ b2.T, (b1 * s1) @ b2.T, b1 @ (b2 * s2).T))
+        log_p = torch.where(p > LEAST, p.log() + tops[0][at[0]] + tops[1][at[1]], -math.inf)
+        return log_p, torch.stack([p1 / p, p2 / p], 1)
 
 
 class NearBoxes:
