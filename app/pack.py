@@ -119,6 +119,7 @@ def pack(
         "about": blocks.json(about),
         "metrics": _metrics(frame.metrics, blocks),
         "panels": [_panel(panel.drawn(), blocks) for panel in frame.panels],
+        "late": {str(i): step for i, step in frame.late.items()},
         "extra": _plain(extra),
     }
     header["blocks"] = blocks.table

@@ -72,6 +72,7 @@ class Lane:
         self.own: set[str] = set()  # names of the engine's own numbers
         self.panels: dict[str, Panel] = {}
         self.drawn_at: dict[str, float] = {}
+        self.drawn_step: dict[str, int] = {}
         self.panel_cost: dict[str, float] = {}  # seconds, of the last drawing
         self.probed_at: dict[str, float] = {}
         self.probed_key: dict[str, Any] = {}
@@ -111,7 +112,9 @@ class Lane:
         self.engine.feed(pool)
         forget(self.engine)
         self.probes = probes(self.engine)
-        for cache in (self.panels, self.drawn_at, self.probed_at, self.probed_key):
+        for cache in (
+            self.panels, self.drawn_at, self.drawn_step, self.probed_at, self.probed_key,
+        ):  # fmt: skip
             cache.clear()
         self.density.forget()
         self.survey = self.job = None

@@ -27,6 +27,7 @@ from engines.rival import rival
 if TYPE_CHECKING:
     from engines.run import Run
 
+LATE = 4.0  # seconds after which a picture says which step it is of, if that is long past
 LONGEST = 0.025  # seconds that one picture may take, or else it is made with less effort
 QUICK = 0.012  # seconds in which one may be made at once, though it has pieces
 SLICE = 0.03  # seconds after which a frame waits for no further picture
@@ -51,7 +52,7 @@ class Job:
     """
 
     def __init__(self, lane: Lane, panel: Panel) -> None:
-        begin, self.of = time.perf_counter(), lane.model_key
+        begin, self.of, self.step = time.perf_counter(), lane.model_key, lane.engine.step_count
         shown = copy.copy(lane)
         shown.engine = lane.engine.snapshot()
         shown.engine._effort = lane.ladders[panel.basis or panel.id].effort
@@ -85,6 +86,7 @@ class Looking:
     """
 
     def __init__(self, run: Run) -> None:
+        self.late: dict[int, int] = {}  # see Frame
         self.run, self.spent, self._at, self._move = run, 0.0, 0.0, MOVE
         self._turn = 0  # by turns, pictures made in pieces and those made at once
         self._shares = shares(run.engine.dear)
@@ -255,7 +257,17 @@ class Looking:
                 made.add((lane.index, panel.basis))
         if self._panels.open(now):
             self._turn = 0
+        behind = (self._behind(lane, panel.id, now) for lane, panel in wanted)
+        self.late = {i: step for i, step in enumerate(behind) if step is not None}
         return [lane.panels[panel.id] for lane, panel in wanted]
+
+    def _behind(self, lane: Lane, name: str, now: float) -> int | None:
+        """The step that a picture is of, if that is long past; a density says it itself."""
+        shown, step = lane.panels[name], lane.drawn_step[name]
+        old = self.run.step - step > max(30, 0.2 * self.run.step)  # as numbers have it
+        if not old or now - lane.drawn_at[name] < LATE or shown.renew is not None:
+            return None
+        return None if all(mark.static for mark in shown.marks) else step
 
     @staticmethod
     def _renew(lane: Lane) -> None:
@@ -279,6 +291,7 @@ class Looking:
                 if (old := lane.panels.get(panel.id)) is not None:  # else hidden since
                     panel.lane, panel.title = old.lane, old.title
                     lane.panels[panel.id], lane.drawn_at[panel.id] = panel, now
+                    lane.drawn_step[panel.id] = lane.job.step
                     lane.panel_cost[panel.id] = 0.0
             lane.panel_cost[made[0].id] = job.cost
             lane.work_cost[made[0].basis or made[0].id] = job.cost
@@ -314,6 +327,7 @@ class Looking:
         cost = time.perf_counter() - begin
         waited = lane.density.waited - waited
         lane.drawn_at[panel.id], lane.panel_cost[panel.id] = now, cost
+        lane.drawn_step[panel.id] = lane.engine.step_count
         if fresh:
             lane.full_cost[panel.id] = cost / effort
         self._spend(self._panels, cost, fresh)

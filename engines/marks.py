@@ -368,7 +368,10 @@ class Metric:
 
 @dataclass
 class Frame:
-    """What one refresh shows; knows nothing of where it came from."""
+    """What one refresh shows; knows nothing of where it came from.
+
+    late: the steps of those panels, by their places, that show the model as it was a while ago.
+    """
 
     step: int
     seconds: float
@@ -377,3 +380,4 @@ class Frame:
     panels: list[Panel]
     note: str = ""
     about: dict[str, Any] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)

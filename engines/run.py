@@ -296,8 +296,9 @@ class Run:
             panels = self._looking.draw(fresh, hidden, settled, effort)
         metrics = [m for lane in self.lanes for m in lane.metrics.values()]
         self._last_frame = Frame(
-            self.step, self.seconds, self.rate(), metrics, panels, self.diverged or ""
-        )
+            self.step, self.seconds, self.rate(), metrics, panels, self.diverged or "",
+            late=self._looking.late,
+        )  # fmt: skip
         return self._last_frame
 
     @property

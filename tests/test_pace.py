@@ -1,5 +1,6 @@
 """What pictures and numbers may take beside training, and how they keep within it."""
 
+import dataclasses
 import itertools
 import re
 import time
@@ -368,3 +369,27 @@ def test_dear_numbers_of_fewer_rows_say_so_and_have_a_floor_of_their_own():
     assert found["kl_pq"].rough and promise.kept(found.values()) is None, "too noisy to decide"
     full = [m for m in run.measure() if m.name in found]
     assert not any(m.rough for m in full) and promise.kept(full) is True
+
+
+def test_a_picture_of_long_ago_says_which_step_it_is_of():
+    run = small("inverse_diffusion")
+    assert not run.frame(measure=False).late
+    drawn = run.lanes[0].drawn_at
+
+    def late(steps, waited):
+        run.train(steps=steps)
+        for name in drawn:
+            drawn[name] = time.perf_counter() - (waited if name == "rivals" else 0)
+        frame = run.frame(fresh=False, measure=False)
+        return {frame.panels[place].id: step for place, step in frame.late.items()}
+
+    assert late(20, waited=5) == {}, "twenty steps are not long ago"
+    assert late(30, waited=1) == {}, "nor is a second"
+    assert late(0, waited=5) == {"rivals": 3}
+    # what never changes is not old, nor is a density, whose caption says its step
+    run.lanes[0].panels["rivals"].marks = [
+        dataclasses.replace(Points(np.zeros((1, 2))), static=True)
+    ]
+    assert late(0, waited=5) == {}
+    assert not run.frame(measure=False).late
+    assert late(0, waited=9) == {}, "drawn anew at rest"

@@ -107,11 +107,35 @@
     if (decades >= 1 && room < 9 * decades) layout.yaxis.dtick = Math.ceil((3 * decades) / room);
   }
 
-  /** A logarithmic axis of a few values is marked at these, not at 2, 3, … 9 of each decade. */
+  /**
+   * A logarithmic axis of a few values is marked at these; else at 1, 2, 5 or 1, 3 or 1 of each
+   * decade, in one size and in plain numbers: Plotly's own marks are of two sizes.
+   */
   function rungs(layout, traces) {
     if (layout.xaxis.type !== "log") return;
-    const x = [...new Set(traces.flatMap((t) => [...t.x]))];
-    if (x.length <= 8) Object.assign(layout.xaxis, { tickmode: "array", tickvals: x, ticktext: x.map(String) });
+    let x = [...new Set(traces.flatMap((t) => [...t.x]))].filter((v) => v > 0);
+    if (!x.length) return;
+    if (x.length > 8) {
+      const [low, high] = [Math.log10(Math.min(...x)), Math.log10(Math.max(...x))];
+      const digits = high - low > 2.5 ? [1] : high - low > 1.2 ? [1, 3] : [1, 2, 5];
+      const every = Math.ceil((high - low) / 6);
+      const powers = [];
+      for (let k = Math.ceil(Math.floor(low) / every) * every; k <= high; k += every) powers.push(k);
+      x = powers.flatMap((k) => digits.map((d) => Number(`${d}e${k}`)));
+    }
+    const text = (v) => {
+      const k = Math.round(Math.log10(v));
+      const power = Math.abs(k - Math.log10(v)) < 1e-9 && (k < -3 || k > 3);
+      return power ? `10<sup>${String(k).replace("-", "\u2212")}</sup>` : String(v);
+    };
+    Object.assign(layout.xaxis, { tickmode: "array", tickvals: x, ticktext: x.map(text) });
+  }
+
+  /** A curve over steps that has one point only: there are no steps below 0. */
+  function alone(layout, traces) {
+    const x = new Set(traces.flatMap((t) => [...t.x]));
+    if (layout.xaxis.title?.text !== "step" || x.size !== 1) return;
+    layout.xaxis.range = [0, 2 * Math.max(...x) || 10];
   }
 
   function chartLayout(marks, theme, size) {
@@ -220,6 +244,6 @@
   }
 
   Object.assign(PlaygroundLive, {
-    chartTraces, calm, brief, rungs, sparse, chartLayout, common, planeLayout,
+    alone, chartTraces, calm, brief, rungs, sparse, chartLayout, common, planeLayout,
   });
 })();

@@ -3,7 +3,7 @@
   "use strict";
 
   const {
-    brief, calm, chartLayout, chartTraces, fieldAt, make, Panel, planeLayout, rungs,
+    alone, brief, calm, chartLayout, chartTraces, fieldAt, make, Panel, planeLayout, rungs,
     setText, shown, sizeOf, sparse,
   } = PlaygroundLive;
 
@@ -34,6 +34,7 @@
       calm(layout, traces);
       brief(layout, traces);
       rungs(layout, traces);
+      alone(layout, traces);
       this.showLegend(this.legendOfLines(), theme);
       layout.margin.t = this.legendRoom();
       sparse(layout, traces);

@@ -59,7 +59,7 @@
       Object.assign(this, { view, key, name: null, what: null, marks: [], kind: null });
       Object.assign(this, { dirty: true, painted: 0, onScreen: true, shift: null, range: null });
       Object.assign(this, { graph: null, quiet: 0, pointer: null, time: null, sweepFrom: 0 });
-      Object.assign(this, { cost: 0, charted: false, layer: null });
+      Object.assign(this, { cost: 0, charted: false, layer: null, step: undefined });
       this.bitmaps = new Map();
       this.handles = [];
       this.size = { width: 0, height: 0 };
@@ -124,8 +124,7 @@
       const [title, ...setting] = what.title.split(" · ");
       setText(this.title, title);
       setText(this.setting, setting.join(" · "));
-      setText(this.subtitle, what.subtitle);
-      this.caption.title = [what.title, what.subtitle, what.help].filter(Boolean).join("\n");
+      this.tell(undefined, true);
       this.badge.hidden = !what.estimate;
       this.grow.setAttribute("aria-label", `Enlarge: ${what.title}`);
       this.grow.title = "Enlarge (double click on the title; Esc closes)";
@@ -137,6 +136,17 @@
         this.canvas.setAttribute("aria-label", text);
       }
       this.buildSlider(what.slider);
+    }
+
+    /** Which step it is of, if that is long past, before what else stands under its title. */
+    tell(step, anew = false) {
+      if (step === this.step && !anew) return;
+      this.step = step;
+      const { title, subtitle, help } = this.what;
+      const when = step === undefined ? "" : `step ${step.toLocaleString("en-US")}`;
+      setText(this.subtitle, [when, subtitle].filter(Boolean).join("; "));
+      const long = when && `As it was at ${when}: it is drawn anew when there is time, or when the run rests.`;
+      this.caption.title = [title, subtitle, long, help].filter(Boolean).join("\n");
     }
 
     /** The body for another kind of picture. */

@@ -5,10 +5,10 @@
   const { arrange, CAPTION, LEAST, make, Panel, placeRow, stored, Theme, View } = PlaygroundLive;
 
   Object.assign(View.prototype, {
-    showPanels(references) {
+    showPanels(references, late) {
       const seen = new Set();
       let changed = false;
-      for (const reference of references) {
+      for (const [place, reference] of references.entries()) {
         const content = this.blocks.get(reference);
         const what = this.blocks.get(content.what);
         if (this.hidden.has(what.id)) continue; // the server has not heard of it yet
@@ -26,6 +26,7 @@
         }
         const size = panel.what && panel.what.size;
         panel.update(reference.hash, content);
+        panel.tell(late[place]);
         changed ||= size !== panel.what.size;
       }
       for (const [key, panel] of this.panels) {

@@ -286,7 +286,7 @@
       this.metrics.show(this.blocks.get(what), fields, now);
       this.metrics.age(frame.step, this.extra.owed);
       this.put("metrics", this.metrics.element);
-      this.showPanels(frame.panels);
+      this.showPanels(frame.panels, frame.late);
     }
 
     describe(about) {

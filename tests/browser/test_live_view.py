@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from engines.marks import (
     Metric,
     Panel,
     Paths,
+    Points,
 )
 from tests.browser.stage import BOX, Stage, corner, dot
 
@@ -239,3 +242,48 @@ def test_the_view_fits_its_width(stage: Stage, width: int) -> None:
     assert all(b["x"] >= 0 and b["x"] + b["width"] <= width + 1 for b in boxes)
     across = sum(abs(b["y"] - boxes[0]["y"]) < 1 for b in boxes)
     assert across == (1 if width == 390 else 2)
+
+
+def test_a_picture_of_long_ago_says_its_step_in_its_caption(stage: Stage) -> None:
+    def captions() -> list[str]:
+        return stage.page.evaluate(
+            "[...document.querySelectorAll('.gp-caption em')].map(e => e.textContent)"
+        )
+
+    points = [Points(np.zeros((1, 2)))]
+    panels = [Panel(name, name, points, subtitle=name * 2, box=BOX) for name in "ab"]
+    panels[1].subtitle = ""
+    stage.send(Frame(2000, 0.0, 0.0, [], panels, late={0: 1000, 1: 0}))
+    assert captions() == ["step 1,000; aa", "step 0"]
+    stage.send(Frame(2001, 0.0, 0.0, [], panels, late={1: 0}))
+    assert captions() == ["aa", "step 0"]
+    # a new content with another caption keeps what is told of it
+    panels = [dataclasses.replace(panel, subtitle="new") for panel in panels]
+    stage.send(Frame(2002, 0.0, 0.0, [], panels, late={1: 5}))
+    assert captions() == ["new", "step 5; new"]
+
+
+def test_marks_of_a_logarithmic_axis_are_plain_numbers_of_one_size(stage: Stage) -> None:
+    def marks() -> list[str]:
+        return stage.page.evaluate(
+            "[...document.querySelectorAll('.xtick text')]"
+            ".map(e => e.textContent.replaceAll('\u200b', ''))"
+        )
+
+    for x, wanted in (
+        (np.geomspace(0.2, 5, 20), ["0.3", "1", "3"]),
+        (np.geomspace(1, 10, 20), ["1", "2", "5", "10"]),
+        (np.geomspace(1e-5, 100, 20), ["10−4", "0.01", "1", "100"]),
+        (np.array([1.0, 20.0, 20000.0]), ["1", "20", "20000"]),
+    ):
+        stage.show(Curves([Curve("c", x, x)], log_x=True, x_label="σ"))
+        stage.page.wait_for_timeout(150)
+        assert marks() == wanted
+    # nor are there steps below 0 round a single point
+    reach = "String(document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range)"
+    for at, wanted in ((0, "0,10"), (300, "0,600")):
+        stage.show(Curves([Curve("c", np.full(1, at), np.ones(1))], x_label="step"))
+        stage.page.wait_for_function(f"{reach} === '{wanted}'", timeout=5000)
+    steps = np.arange(3.0)
+    stage.show(Curves([Curve("c", steps, steps)], x_label="step"))
+    stage.page.wait_for_function(f"{reach} === '0,2'", timeout=5000)
