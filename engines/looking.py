@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
@@ -262,12 +263,15 @@ class Looking:
         return [lane.panels[panel.id] for lane, panel in wanted]
 
     def _behind(self, lane: Lane, name: str, now: float) -> int | None:
-        """The step that a picture is of, if that is long past; a density says it itself."""
-        shown, step = lane.panels[name], lane.drawn_step[name]
-        old = self.run.step - step > max(30, 0.2 * self.run.step)  # as numbers have it
-        if not old or now - lane.drawn_at[name] < LATE or shown.renew is not None:
+        """The step that a picture is of, if that is long past."""
+        shown, step, at = lane.panels[name], lane.drawn_step[name], lane.drawn_at[name]
+        if shown.renew is not None or name == "error":
+            # a density alone says it in its caption, for which there is no room side by side
+            step, at = lane.density.step if len(self.run.lanes) > 1 else None, -math.inf
+        if step is None or all(mark.static for mark in shown.marks):
             return None
-        return None if all(mark.static for mark in shown.marks) else step
+        old = self.run.step - step > max(30, 0.2 * self.run.step)  # as numbers have it
+        return step if old and now - at >= LATE else None
 
     @staticmethod
     def _renew(lane: Lane) -> None:

@@ -393,3 +393,18 @@ def test_a_picture_of_long_ago_says_which_step_it_is_of():
     assert late(0, waited=5) == {}
     assert not run.frame(measure=False).late
     assert late(0, waited=9) == {}, "drawn anew at rest"
+
+
+def test_side_by_side_a_density_of_long_ago_says_its_step(monkeypatch):
+    monkeypatch.setattr(ModelDensity, "advance", lambda *_: 0.0)  # no time for a new one
+
+    def late(**beside):
+        run = Experiment("ring8soft", "diffusion", 0, QUICK, **beside).start("cpu").train(steps=3)
+        assert not run.frame(measure=False).late
+        run.train(steps=50)
+        frame = run.frame(fresh=False, measure=False)
+        return {(frame.panels[i].id, frame.panels[i].lane): s for i, s in frame.late.items()}
+
+    assert late() == {}, "one alone says it in its caption"
+    wanted = {(name, lane): 3 for name in ("model", "error") for lane in (0, 1)}
+    assert late(beside=[{"lr": 1e-3}]) == wanted

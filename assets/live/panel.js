@@ -121,9 +121,7 @@
         this.around = null;
         this.setShift(null, true);
       }
-      const [title, ...setting] = what.title.split(" · ");
-      setText(this.title, title);
-      setText(this.setting, setting.join(" · "));
+      setText(this.title, what.title.split(" · ")[0]);
       this.tell(undefined, true);
       this.badge.hidden = !what.estimate;
       this.grow.setAttribute("aria-label", `Enlarge: ${what.title}`);
@@ -138,13 +136,16 @@
       this.buildSlider(what.slider);
     }
 
-    /** Which step it is of, if that is long past, before what else stands under its title. */
+    /** Which step it is of, if that is long past, before what else stands under its title: where
+        several are side by side, that is which of them it is. */
     tell(step, anew = false) {
       if (step === this.step && !anew) return;
       this.step = step;
       const { title, subtitle, help } = this.what;
       const when = step === undefined ? "" : `step ${step.toLocaleString("en-US")}`;
-      setText(this.subtitle, [when, subtitle].filter(Boolean).join("; "));
+      const setting = title.split(" · ").slice(1);
+      setText(this.setting, setting.length ? [when, ...setting].filter(Boolean).join(" · ") : "");
+      setText(this.subtitle, [setting.length ? "" : when, subtitle].filter(Boolean).join("; "));
       const long = when && `As it was at ${when}: it is drawn anew when there is time, or when the run rests.`;
       this.caption.title = [title, subtitle, long, help].filter(Boolean).join("\n");
     }

@@ -261,24 +261,29 @@ def test_a_picture_of_long_ago_says_its_step_in_its_caption(stage: Stage) -> Non
     panels = [dataclasses.replace(panel, subtitle="new") for panel in panels]
     stage.send(Frame(2002, 0.0, 0.0, [], panels, late={1: 5}))
     assert captions() == ["new", "step 5; new"]
+    # side by side there is no room under a title but for which of them it is
+    panels = [Panel(name, "P · " + name, points, "sub", BOX, lane=i) for i, name in enumerate("ab")]
+    stage.send(Frame(2003, 0.0, 0.0, [], panels, late={1: 1500}))
+    assert captions() == ["sub", "sub"]
+    which = "[...document.querySelectorAll('.gp-caption i')].map(e => e.textContent)"
+    assert stage.page.evaluate(which) == ["a", "step 1,500 · b"]
+    stage.send(Frame(2004, 0.0, 0.0, [], panels))
+    assert stage.page.evaluate(which) == ["a", "b"]
 
 
 def test_marks_of_a_logarithmic_axis_are_plain_numbers_of_one_size(stage: Stage) -> None:
-    def marks() -> list[str]:
-        return stage.page.evaluate(
-            "[...document.querySelectorAll('.xtick text')]"
-            ".map(e => e.textContent.replaceAll('\u200b', ''))"
-        )
-
+    marks = (
+        "[...document.querySelectorAll('.xtick text')]"
+        ".map(e => e.textContent.replaceAll('\\u200b', '')).join(' ')"
+    )
     for x, wanted in (
-        (np.geomspace(0.2, 5, 20), ["0.3", "1", "3"]),
-        (np.geomspace(1, 10, 20), ["1", "2", "5", "10"]),
-        (np.geomspace(1e-5, 100, 20), ["10−4", "0.01", "1", "100"]),
-        (np.array([1.0, 20.0, 20000.0]), ["1", "20", "20000"]),
+        (np.geomspace(0.2, 5, 20), "0.3 1 3"),
+        (np.geomspace(1, 10, 20), "1 2 5 10"),
+        (np.geomspace(1e-5, 100, 20), "10−4 0.01 1 100"),
+        (np.array([1.0, 20.0, 20000.0]), "1 20 20000"),
     ):
         stage.show(Curves([Curve("c", x, x)], log_x=True, x_label="σ"))
-        stage.page.wait_for_timeout(150)
-        assert marks() == wanted
+        stage.page.wait_for_function(f"{marks} === '{wanted}'", timeout=5000)
     # nor are there steps below 0 round a single point
     reach = "String(document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range)"
     for at, wanted in ((0, "0,10"), (300, "0,600")):
